@@ -1,0 +1,4 @@
+"""What the chapters share. A room imports only rooms to its left:
+
+standin → data → tasks → models → diagnostics → training → experiments → plots → pages
+"""

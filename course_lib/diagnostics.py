@@ -1,0 +1,205 @@
+"""Probes: what a net is doing inside, as plain numbers.
+
+Every probe leaves the model as it found it (weights, gradients, buffers, the mode of each module)
+and draws nothing from torch's global generators. Inputs are float and ready for the net. They pass
+through in chunks and in eval mode, so 50,000 images fit, and dropout and batch statistics play no
+part. No plotting here.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.models import ACTIVATIONS
+
+CHUNK = 250  # examples a pass: a Hessian product on the posted CNN then takes about 1 GB
+
+
+def grad_norm(model: nn.Module) -> float:
+    """Euclidean norm of all gradients together, summed in float64.
+
+    Raises ValueError if no parameter has a gradient.
+    """
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    if not grads:
+        raise ValueError("model has no gradients; call loss.backward() before grad_norm")
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in grads]
+    return torch.linalg.vector_norm(torch.stack(norms)).item()
+
+
+def dead_units(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Which units of each ReLU give 0 for every input, by layer name: bool tensors (units,).
+
+    A unit is an entry of dimension 1, so a convolution's channel is one unit. NaN is not dead.
+    A net without `nn.ReLU` modules gives {}. Raises ValueError as `activation_moments` does.
+    """
+    alive: dict[str, Tensor] = {}
+
+    def observe(name: str, outputs: Tensor) -> None:
+        fired = (outputs != 0).transpose(0, 1).flatten(1).any(dim=1)  # (units,)
+        alive[name] = alive[name] | fired if name in alive else fired
+
+    _observe(model, inputs, (nn.ReLU,), observe)
+    return {name: ~fired for name, fired in alive.items()}
+
+
+def dead_share(model: nn.Module, inputs: Tensor) -> float:
+    """Share of ReLU units that are dead on `inputs`, each unit counting once; 0 without ReLUs."""
+    dead = list(dead_units(model, inputs).values())
+    return torch.cat(dead).double().mean().item() if dead else 0.0
+
+
+def activation_moments(model: nn.Module, inputs: Tensor) -> list[dict]:
+    """Moments of each activation layer's outputs over inputs, units and positions.
+
+    One dict a layer, in forward order: layer (its name), mean, std (of the population), share_zero
+    (share of outputs that are exactly 0).
+    Raises ValueError if `inputs` is empty or not float, or an activation module is called twice.
+    """
+    chunks: dict[str, list[Tensor]] = {}
+
+    def observe(name: str, outputs: Tensor) -> None:
+        variance, mean = torch.var_mean(outputs.double(), correction=0)
+        zeros = (outputs == 0).double().mean()
+        count = torch.tensor(outputs.numel(), dtype=torch.float64, device=outputs.device)
+        chunks.setdefault(name, []).append(torch.stack([count, mean, variance, zeros]))
+
+    _observe(model, inputs, tuple(ACTIVATIONS.values()), observe)
+    return [{"layer": name} | _merge(torch.stack(rows).cpu()) for name, rows in chunks.items()]
+
+
+def _merge(rows: Tensor) -> dict[str, float]:
+    """Moments of the whole from rows (count, mean, variance, share of zeros) of its parts."""
+    counts, means, variances, zeros = rows.unbind(dim=1)
+    weights = counts / counts.sum()
+    mean = (weights * means).sum()
+    variance = (weights * (variances + (means - mean) ** 2)).sum()
+    zero = (weights * zeros).sum()
+    return {"mean": mean.item(), "std": variance.sqrt().item(), "share_zero": zero.item()}
+
+
+@torch.no_grad()
+def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) -> None:
+    """Call observe(name, outputs) for each module of `kinds` and each chunk of inputs."""
+    seen: list[str] = []
+
+    def hook(name: str, module: nn.Module, args: tuple, outputs: Tensor) -> None:
+        if name in seen:
+            raise ValueError(f"activation {name!r} runs twice a pass; give each layer its own module")
+        seen.append(name)
+        observe(name, outputs)
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in layers]
+    try:
+        with _eval_mode(model):
+            for chunk in _chunks(inputs):
+                seen.clear()
+                model(chunk)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _chunks(inputs: Tensor) -> tuple[Tensor, ...]:
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs is {inputs.dtype}; convert images with data.to_float first")
+    if len(inputs) == 0:
+        raise ValueError("inputs has 0 examples; probe with at least one")
+    return inputs.split(CHUNK)
+
+
+def top_hessian_eigenvalue(
+    model: nn.Module,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    num_iterations: int = 100,
+    tolerance: float = 1e-4,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Algebraically largest eigenvalue of the loss's Hessian in the trained parameters.
+
+    `loss_fn(logits, targets)` must be a mean over examples. Iterates, one Hessian-vector product
+    each, until the residual |Hv − λv| is at most `tolerance` · |λ|: some eigenvalue is then that
+    close. A value cut off by `num_iterations` is a lower bound. NaN where the loss is not finite.
+    The start vector comes from `generator`, or from a seed of its own.
+    Raises ValueError if `inputs` is empty or not float, or if nothing is trained.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    if not params:
+        raise ValueError("model has no trained parameters; its Hessian is empty")
+    parts = list(zip(_chunks(inputs), targets.split(CHUNK), strict=True))
+
+    def product(vector: Tensor) -> Tensor:
+        pieces = vector.to(params[0].dtype).split([p.numel() for p in params])
+        total = torch.zeros_like(vector)
+        for chunk, chunk_targets in parts:
+            loss = loss_fn(model(chunk), chunk_targets) * (len(chunk) / len(inputs))
+            total += _hessian_product(loss, params, pieces)
+        return total
+
+    generator = generator or torch.Generator().manual_seed(0)
+    shape = (sum(p.numel() for p in params),)
+    start = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    with _eval_mode(model), torch.enable_grad():
+        return _largest_eigenvalue(product, start.to(inputs.device), num_iterations, tolerance)
+
+
+def _hessian_product(loss: Tensor, params: list, pieces: tuple) -> Tensor:
+    options = {"allow_unused": True, "materialize_grads": True}
+    grads = torch.autograd.grad(loss, params, create_graph=True, **options)
+    slope = sum((g * v.view_as(g)).sum() for g, v in zip(grads, pieces, strict=True))
+    if slope.requires_grad:  # else the loss is linear in every parameter
+        grads = torch.autograd.grad(slope, params, **options)
+    else:
+        grads = [torch.zeros_like(p) for p in params]
+    return torch.cat([g.reshape(-1) for g in grads]).double()
+
+
+def _largest_eigenvalue(product: Callable, start: Tensor, limit: int, tolerance: float) -> float:
+    """LOBPCG (Knyazev 2001) with one vector: the best mix of vector, last step and residual.
+
+    Power iteration finds the eigenvalue of largest magnitude, whatever its sign, stalls where both
+    ends of the spectrum are equally far, and took 3 to 8 times as many products on the nets here.
+    """
+    basis = (start / start.norm())[:, None]  # (parameters, up to 3), orthonormal
+    images = product(basis[:, 0])[:, None]  # the Hessian times basis
+    for _ in range(limit):
+        small = basis.T @ images
+        if not small.isfinite().all():
+            return math.nan
+        ritz, mixes = torch.linalg.eigh((small + small.T) / 2)
+        value, mix = ritz[-1].item(), mixes[:, -1:]
+        residual = images @ mix - value * (basis @ mix)
+        size = residual.norm().item()
+        if size <= tolerance * abs(value):
+            break
+        moved = mix[1:].norm()
+        if moved > 0:  # keep the last step, orthogonal to the new vector within the old basis
+            mix = torch.cat([mix, torch.cat([moved[None, None], -mix[:1] * mix[1:] / moved])], 1)
+        basis, images = basis @ mix, images @ mix
+        for _ in range(2):  # once more, against rounding
+            residual -= basis @ (basis.T @ residual)
+        if residual.norm() <= 1e-10 * size:  # nothing left outside the basis
+            break
+        residual /= residual.norm()
+        basis = torch.cat([basis, residual], dim=1)
+        images = torch.cat([images, product(residual[:, 0])[:, None]], dim=1)
+    return value

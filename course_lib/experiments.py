@@ -1,0 +1,405 @@
+"""Studies: written once on a page, run at two speeds, kept as records.
+
+A study names its arms (configurations), its contrasts (what claims assert about them) and its
+seeds. `make results` runs what a record lacks; a page runs small copies of the same arms. Running
+needs torch and numpy alone.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import statistics
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from course_lib import data, diagnostics, models, records, tasks, training
+from course_lib.records import CHAPTERS, RecordError, Runs, run_key
+from course_lib.training import TrainConfig
+from course_lib.verdicts import Contrast, Verdict, judge
+
+CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
+TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds stay fresh
+TUNING_VAL = 5000  # images kept from training, as the design asks
+GRAD_INPUTS = 10_000  # the final gradient norm is that of the first 10,000 training examples
+CANARY_STEPS = 10
+
+
+# --- one run ----------------------------------------------------------------------------------
+
+
+def load_task(config: TrainConfig, base: data.Dataset | None = None) -> data.Dataset:
+    """The dataset that `config` trains on."""
+    sizes = {name: getattr(config, name) for name in ("num_train", "num_val", "num_test")}
+    return tasks.load(config.task, base, **sizes)
+
+
+def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = True) -> dict:
+    """One run, as a record keeps it. `test=False` (tuning) leaves the test set unread."""
+    start = time.monotonic()
+    dataset = load_task(config)
+    base = tasks.default_base()
+    checkpoint = CHECKPOINTS / f"{run_key(config.plain(), seed, base.identity)}.pt"
+    result = training.train(config, seed, dataset, device=device, checkpoint=checkpoint)
+    return {
+        "seed": seed,
+        "config": config.plain(),
+        "data": {"name": base.name, "identity": base.identity},
+        "metrics": final_metrics(config, result, dataset.to(device), test=test),
+        "history": result.history,
+        "probes": result.probes,
+        "device": _device_name(device),
+        "precision": config.precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+        "source": source_digest(),
+        "seconds": time.monotonic() - start,
+        "date": date.today().isoformat(),
+    }
+
+
+def grad_growth(probes: Mapping[str, list]) -> float:
+    """The largest gradient norm of the first ten steps, in units of the one before training."""
+    first = [g for step, g in zip(probes["step"], probes["grad_norm"], strict=True) if step <= 10]
+    return max(first, key=lambda norm: norm if math.isfinite(norm) else math.inf) / first[0]
+
+
+def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: bool) -> dict:
+    """What is measured once training is over, in eval mode, on whole splits."""
+    dtype = torch.float64 if config.precision == "fp64" else torch.float32
+    prepare = training.make_prepare(config, dataset, dtype)
+    model, train = result.model, dataset.train
+    on_train = training.evaluate(model, train, prepare)
+    metrics = {"train_loss": on_train.loss, "train_accuracy": on_train.accuracy}
+    metrics["max_abs_logit"] = on_train.max_abs_logit
+    if len(dataset.val):
+        on_val = training.evaluate(model, dataset.val, prepare)
+        metrics |= {"val_loss": on_val.loss, "val_accuracy": on_val.accuracy}
+    if test:
+        on_test = training.evaluate(model, dataset.test, prepare)
+        metrics |= {"test_loss": on_test.loss, "test_accuracy": on_test.accuracy}
+    last = training.probe(model, training.first_examples(train, GRAD_INPUTS), prepare)
+    metrics["grad_norm"] = last["grad_norm"]
+    metrics["dead_share"] = diagnostics.dead_share(model, prepare(train.inputs))
+    if result.probes:
+        metrics["grad_growth"] = grad_growth(result.probes)
+    return metrics | {"diverged_step": result.diverged_step}
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
+def source_digest() -> str:
+    """A digest of the rooms that decide a run's numbers."""
+    rooms = (data, tasks, models, diagnostics, training)
+    joined = b"".join(Path(room.__file__).read_bytes() for room in rooms)
+    return hashlib.sha256(joined).hexdigest()[:12]
+
+
+def canary(config: TrainConfig) -> list[float]:
+    """The losses of ten fp32 steps on the stand-in: they move when course_lib's training does."""
+    small = replace(config, num_train=1000, num_val=0, num_test=100, precision="fp32", epochs=1,
+                    batch_size=100, probe_until=CANARY_STEPS - 1)  # fmt: skip
+    dataset = load_task(small, _canary_base())
+    result = training.train(small, 0, dataset)
+    return [float(f"{loss:.5g}") for loss in result.probes["loss"]]
+
+
+@lru_cache(maxsize=1)
+def _canary_base() -> data.Dataset:
+    return data.load_standin(1000, 100)
+
+
+# --- a study ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment as a page writes it down: the only place where it stands.
+
+    `arms`: name -> TrainConfig. `claims`: claim id -> Contrast; an id may carry a setting, as in
+    "S2 @ batch 50", which the board shows as a boundary. `tune`: field -> values tried for every
+    arm on validation images, with `tuning_seeds` seeds. `seeds`: judged runs per arm. `live`:
+    field -> value that makes the arms small enough for a page.
+    """
+
+    name: str
+    arms: Mapping[str, TrainConfig]
+    claims: Mapping[str, Contrast] = field(default_factory=dict)
+    seeds: int = 10
+    tune: Mapping[str, tuple] = field(default_factory=dict)
+    tuning_seeds: int = 3
+    live: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ValueError(f"study name is {self.name!r}; use a-z, 0-9 and _")
+        for claim, contrast in self.claims.items():
+            unknown = set(contrast.arms()) - set(self.arms)
+            if unknown:
+                raise ValueError(f"{claim} names arm {unknown.pop()!r}; arms: {list(self.arms)}")
+
+    def plan(self) -> dict:
+        """Arms, contrasts and seeds as plain data: what a record must have been made from."""
+        return json.loads(json.dumps({
+            "arms": {name: config.plain() for name, config in self.arms.items()},
+            "contrasts": {claim: contrast.plain() for claim, contrast in self.claims.items()},
+            "seeds": self.seeds,
+            "tune": {k: list(v) for k, v in self.tune.items()},
+        }))  # fmt: skip
+
+    def record(self) -> dict:
+        """This study's record, or an empty one. Raises RecordError if it is another study's."""
+        if not records.path_of(self.name).exists():
+            return records.empty(self.name, self.plan())
+        record = records.load(self.name)
+        for part, value in self.plan().items():
+            if record["analysis"].get(part) != value:
+                raise RecordError(
+                    f"the page's {part} of study {self.name!r} differ from its record's; "
+                    "run `make results` to bring the record up to date"
+                )
+        return record
+
+    def runs(self) -> Runs:
+        return Runs(self.record())
+
+    def verdict(self, claim: str) -> Verdict:
+        """The verdict on `claim`, computed from the record."""
+        if claim not in self.claims:
+            raise ValueError(f"claim is {claim!r}; study {self.name!r} has {list(self.claims)}")
+        return judge(claim, self.claims[claim], self.runs(), self.seeds)
+
+    def run_live(self, arm: str, seed: int = 0) -> training.Result:
+        """Train `arm` now, cut down by `live`, on the images that are here; never for a verdict."""
+        if arm not in self.arms:
+            raise ValueError(f"arm is {arm!r}; study {self.name!r} has {list(self.arms)}")
+        config = replace(self.arms[arm], **self.live)
+        return training.train(config, seed, load_task(config))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that a record lacks."""
+
+    study: str
+    arm: str
+    config: TrainConfig
+    seed: int
+    phase: str  # "tune" or "judge"
+
+    def key(self, identity: str) -> str:
+        """What its run is filed under, on the data called `identity`."""
+        return run_key(self.config.plain(), self.seed, identity)
+
+
+def tuning_grid(study: Study) -> list[dict]:
+    """Every combination of the values that are tuned; one empty combination if none is."""
+    combinations = itertools.product(*study.tune.values())
+    return [dict(zip(study.tune, values, strict=True)) for values in combinations]
+
+
+def _tuning_runs(study: Study, arm: str, values: Mapping) -> list[Job]:
+    config = replace(study.arms[arm], num_val=TUNING_VAL, **values)
+    seeds = range(TUNING_SEEDS, TUNING_SEEDS + study.tuning_seeds)
+    return [Job(study.name, arm, config, seed, "tune") for seed in seeds]
+
+
+def tune(study: Study, record: Mapping, identity: str) -> dict[str, TrainConfig] | None:
+    """The arms as tuning leaves them, by mean validation accuracy; None while runs are missing."""
+    if not study.tune:
+        return dict(study.arms)
+    chosen = {}
+    for arm in study.arms:
+        scores = []
+        for values in tuning_grid(study):
+            keys = [job.key(identity) for job in _tuning_runs(study, arm, values)]
+            if any(key not in record["runs"] for key in keys):
+                return None
+            accuracies = [record["runs"][key]["metrics"]["val_accuracy"] for key in keys]
+            scores.append((statistics.fmean(accuracies), values))
+        best = max(scores, key=lambda score: score[0])[1]
+        chosen[arm] = replace(study.arms[arm], num_val=TUNING_VAL, **best)
+    return chosen
+
+
+def _tuned(study: Study, record: Mapping, identity: str) -> dict[str, dict]:
+    arms = tune(study, record, identity) if study.tune else {}
+    return {arm: config.plain() for arm, config in (arms or {}).items()}
+
+
+def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
+    """The runs that `record` still lacks; judged runs appear once tuning is complete."""
+    jobs = []
+    if study.tune:
+        for arm, values in itertools.product(study.arms, tuning_grid(study)):
+            jobs += _tuning_runs(study, arm, values)
+    for arm, config in (tune(study, record, identity) or {}).items():
+        jobs += [Job(study.name, arm, config, seed, "judge") for seed in range(study.seeds)]
+    return [job for job in jobs if job.key(identity) not in record["runs"]]
+
+
+# --- the queue --------------------------------------------------------------------------------
+
+
+def work(job: Job, device: str = "cpu") -> dict:
+    """Do one job; the process that calls it needs this library and the data, nothing else."""
+    result = run(job.config, job.seed, device=device, test=job.phase != "tune")
+    return {"arm": job.arm, "phase": job.phase, **result}
+
+
+def compute(study: Study, executor: Executor, *, say=print) -> dict:
+    """Run what is pending and write each run as it comes. Stop and start it as you like.
+
+    `executor` is any `concurrent.futures.Executor`. Raises DataMissing without CIFAR-10, and
+    RecordError where the record was made on other data.
+    """
+    base = data.load_cifar10()
+    record = _open_record(study, base)
+    while jobs := pending(study, record, base.identity):
+        say(f"{study.name}: {len(jobs)} runs pending, about {_estimate(jobs)}")
+        start = time.monotonic()
+        futures = {executor.submit(work, job): job for job in jobs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            job, left = futures[future], len(jobs) - done
+            record["runs"][job.key(base.identity)] = future.result()
+            records.save(record)
+            time_left = _clock((time.monotonic() - start) / done * left)
+            say(f"{study.name}: {job.arm}, seed {job.seed} done; {left} to go, {time_left} left")
+        record["analysis"]["tuned"] = _tuned(study, record, base.identity)
+        records.save(record)
+    return record
+
+
+def _open_record(study: Study, base: data.Dataset) -> dict:
+    """The study's record with the page's present plan and canaries, saved before the first run."""
+    there = records.path_of(study.name).exists()
+    record = records.load(study.name) if there else records.empty(study.name, {})
+    others = {run["data"]["name"] for run in record["runs"].values()} - {base.name}
+    if others:
+        raise RecordError(
+            f"record {study.name!r} was made on {', '.join(others)}, here lies {base.name}; "
+            "move the record away to start one of your own"
+        )
+    record["analysis"] = {**study.plan(), "tuned": _tuned(study, record, base.identity)}
+    for arm, config in study.arms.items():
+        if arm not in record["canaries"]:
+            record["canaries"][arm] = canary(config)
+    records.save(record)
+    return record
+
+
+def _estimate(jobs: list[Job]) -> str:
+    """Time for `jobs` on these cores, from ten timed steps of each arm."""
+    seconds = {job.arm: job.config for job in jobs}
+    seconds = {arm: _time_run(config) for arm, config in seconds.items()}
+    total = sum(seconds[job.arm] for job in jobs)
+    return f"{_clock(total / _workers())} on {_workers()} cores"
+
+
+def _time_run(config: TrainConfig) -> float:
+    """Seconds that one run of `config` will take, extrapolated from ten steps."""
+    dataset = load_task(config)
+    short = training.first_examples(dataset.train, 10 * config.batch_size)
+    start = time.monotonic()
+    training.train(replace(config, epochs=1, probe_until=0), 0, replace(dataset, train=short))
+    steps = math.ceil(len(dataset.train) / config.batch_size) * config.epochs
+    return (time.monotonic() - start) / 10 * steps * 1.1  # evaluation adds about a tenth
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"
+
+
+def _workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+# --- reading pages ----------------------------------------------------------------------------
+
+OPTIONS = re.compile(r"---\n.*?\n---\n|(?::[\w-]+:[^\n]*\n)*", re.DOTALL)
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def study_cells(page: Path) -> str:
+    """The code of a MyST page's cells tagged `study`, joined. Needs no jupytext."""
+    cells = []
+    for match in CELL.finditer(page.read_text(encoding="utf-8")):
+        body = match.group(1)
+        options = OPTIONS.match(body).group(0)
+        if re.search(r"^:?tags:.*\bstudy\b", options, re.MULTILINE):
+            cells.append(body[len(options) :])
+    return "\n".join(cells)
+
+
+def studies_of(page: Path) -> list[Study]:
+    """The studies that a page writes down."""
+    code = study_cells(page)
+    if not code:
+        return []
+    namespace: dict = {}
+    exec(compile(code, str(page), "exec"), namespace)
+    return [value for value in namespace.values() if isinstance(value, Study)]
+
+
+def all_studies() -> dict[str, Study]:
+    """Every study of the book, by name. Raises ValueError if two pages use one name."""
+    found: dict[str, Study] = {}
+    for page in sorted(CHAPTERS.rglob("*.md")):
+        for study in studies_of(page):
+            if study.name in found:
+                raise ValueError(f"study {study.name!r} stands on two pages; rename one")
+            found[study.name] = study
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`make results`: run what is pending, in all studies or in those named."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("studies", nargs="*", help="names of studies; default: all")
+    parser.add_argument("--merge", type=Path, help="join a record made elsewhere, then stop")
+    parser.add_argument("--list", action="store_true", help="say what is pending, run nothing")
+    options = parser.parse_args(arguments)
+    if options.merge:
+        print(f"merged into {records.merge(options.merge).name}")
+        return
+    known = all_studies()
+    for name in options.studies:
+        if name not in known:
+            parser.error(f"study is {name!r}; known studies: {', '.join(known)}")
+    chosen = [known[name] for name in options.studies or known]
+    if options.list:
+        _list_pending(chosen)
+        return
+    torch.set_num_threads(1)
+    with ProcessPoolExecutor(
+        _workers(), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:  # fmt: skip
+        for study in chosen:
+            compute(study, pool)
+
+
+def _list_pending(studies: list[Study]) -> None:
+    identity = data.load_cifar10().identity
+    for study in studies:
+        record = study.record()
+        jobs = pending(study, record, identity)
+        print(f"{study.name}: {len(record['runs'])} runs there, {len(jobs)} pending")
+
+
+if __name__ == "__main__":
+    main()

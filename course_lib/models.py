@@ -1,0 +1,260 @@
+"""Every net of the three texts, by name, and two plain ones for the studies.
+
+Nets take float inputs, images as (B, C, H, W), and return logits (B, 10): the softmax at the end of
+the Keras nets is part of the loss here. Layers are named by kind and place: conv1, relu1, linear1.
+Nets from Keras code keep its defaults: Glorot uniform weights (fans as PyTorch's), zero biases, and
+batch normalisation with epsilon 1e-3 and momentum 0.99, which PyTorch writes as 0.01. What differs:
+- The moving variance averages unbiased variances, as do TensorFlow's fused kernel and Keras from
+  January 2018 (its pull request 9028). Older Keras and Keras 3 average biased ones, (n − 1) / n.
+- Keras' max-norm also shrinks vectors below the limit, by 1e-7 in norm a step; ours does not.
+- Keras 2.2 and later can flatten channels-first arrays in another order. That permutes independent
+  draws, the next layer's columns: the same net in distribution.
+"""
+
+import inspect
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+INITIALISERS = {
+    "torch": None,  # as PyTorch's layers come: uniform, ± 1/√fan_in, biases too
+    "glorot_uniform": nn.init.xavier_uniform_,  # ± √(6 / (fan_in + fan_out)), biases 0
+    "he_normal": nn.init.kaiming_normal_,  # variance 2 / fan_in, not truncated, biases 0
+}
+KERAS_NORM = {"eps": 1e-3, "momentum": 0.01}
+
+
+class ColumnNorm(nn.BatchNorm2d):
+    """Batch norm per column of (B, C, H, W): Keras' default axis −1 on channels-first arrays."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.transpose(1, 3)).transpose(1, 3)
+
+
+def mlp(
+    *,
+    widths: Sequence[int] = (3072, 300, 10),
+    bias: bool = True,
+    activation: str = "relu",
+    init: str = "torch",
+    init_std: float | Sequence[float | None] | None = None,
+) -> nn.Sequential:
+    """Fully connected net on flattened inputs, with an activation between layers.
+
+    `init_std` gives standard deviations of Gaussian initial weights: one number for all layers, or
+    one for each, where None leaves that layer to `init`. A layer that it sets has zero biases.
+    """
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"widths is {widths!r}; give at least two positive numbers of units")
+    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    layers = [nn.Flatten()]
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), make_activation()]
+    return _finish(layers[:-1], init, init_std)
+
+
+def scaling_mlp() -> nn.Sequential:
+    """The net of the scaling puzzle: 3072-300-10, ReLU, no biases, PyTorch's initialisation."""
+    return mlp(bias=False)
+
+
+def small_cnn(
+    *, widths: Sequence[int] = (16, 32, 64), image_shape: Sequence[int] = (3, 32, 32)
+) -> nn.Sequential:
+    """Our own small net: 3×3 convolutions with ReLU, each max-pooled, and one linear layer."""
+    channels, height, width = image_shape
+    if min(height, width) < (side := 2 ** len(widths)):
+        raise ValueError(f"image_shape is {image_shape!r}; {len(widths)} pools need sides ≥ {side}")
+    layers = []
+    for filters in widths:
+        layers += [*_conv(channels, filters, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
+        channels, height, width = filters, height // 2, width // 2
+    return _finish([*layers, nn.Flatten(), nn.Linear(channels * height * width, 10)], "torch")
+
+
+def stuck_cnn(
+    *,
+    axis: str = "none",
+    dropout_scale: float = 1.0,
+    max_norm: float | None = 3.0,
+    image_shape: Sequence[int] = (3, 32, 32),
+) -> nn.Sequential:
+    """The net that stays at 60 %, as posted (Keras, channels first); `stuck_cnn_bn` adds the norms.
+
+    `axis` says what batch normalisation runs over: "width", as posted (see `ColumnNorm`), or
+    "channels", as meant. `dropout_scale` multiplies the posted rates, 0.2 after each block and 0.5
+    after each dense layer. `max_norm` limits incoming weights in both hidden dense layers.
+    """
+    _known("axis", axis, ("none", "width", "channels"))
+    channels, height, width = image_shape
+    layers = []
+    for block, filters in enumerate((32, 64, 128)):
+        layers += [*_conv(channels, filters, 3, "same"), nn.ReLU()]
+        layers += [*_conv(filters, filters, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
+        if axis != "none":  # after pooling in blocks 1 and 2, before it in block 3: as posted
+            columns = width // 2 if block < 2 else width
+            make, size = (ColumnNorm, columns) if axis == "width" else (nn.BatchNorm2d, filters)
+            layers.insert(len(layers) - (block == 2), make(size, **KERAS_NORM))
+        layers.append(_dropout(0.2, dropout_scale))
+        channels, height, width = filters, height // 2, width // 2
+    layers.append(nn.Flatten())
+    for fan_in, units in pairwise((channels * height * width, 1024, 512)):
+        dense = nn.Linear(fan_in, units)
+        dense.max_norm = max_norm
+        norms = [] if axis == "none" else [nn.BatchNorm1d(units, **KERAS_NORM)]
+        layers += [dense, nn.ReLU(), *norms, _dropout(0.5, dropout_scale)]
+    return _finish([*layers, nn.Linear(512, 10)])
+
+
+stuck_cnn_bn = partial(stuck_cnn, axis="width")
+
+
+def all_conv(
+    *, padding: str = "valid", dropout_scale: float = 1.0, init: str = "glorot_uniform"
+) -> nn.Sequential:
+    """Answer 1's net without pooling, after arXiv 1412.6806: two pairs of convolutions.
+
+    Posted with padding "valid"; "same" keeps the borders, at the cost of 1.9 million more weights.
+    Keras' total of 1,834,602 counts 9,600 moving statistics with the trained parameters.
+    """
+    size = {"valid": 5, "same": 8}[_known("padding", padding, ("valid", "same"))]
+    layers, channels = [], 3
+    for filters, rate in ((96, 0.2), (192, 0.5)):
+        layers += [*_conv(channels, filters, 3, padding), nn.ReLU()]
+        layers += [*_conv(filters, filters, 3, padding, stride=2), nn.ReLU()]
+        layers, channels = [*layers, _dropout(rate, dropout_scale)], filters
+    features = 192 * size**2
+    layers += [nn.Flatten(), nn.BatchNorm1d(features, **KERAS_NORM), nn.Linear(features, 256)]
+    return _finish([*layers, nn.ReLU(), nn.Linear(256, 10)], init)
+
+
+def strided_cnn(*, dropout_scale: float = 1.0) -> nn.Sequential:
+    """Answer 1's "much smaller" net: two valid convolutions, no pooling, no normalisation."""
+    layers = [*_conv(3, 32, 3), nn.ReLU(), _dropout(0.1, dropout_scale)]
+    layers += [*_conv(32, 64, 5, stride=2, bias=False), nn.ReLU(), _dropout(0.2, dropout_scale)]
+    layers += [nn.Flatten(), nn.Linear(64 * 13**2, 128), nn.ReLU(), _dropout(0.3, dropout_scale)]
+    return _finish([*layers, nn.Linear(128, 10)])
+
+
+def thin_cnn(*, dropout_scale: float = 1.0) -> nn.Sequential:
+    """The last answer's net of 183,242 parameters, its 4×4 and 2×2 kernels padded 'same'.
+
+    Even kernels cannot be padded evenly: as in TensorFlow, 4×4 gets one row and column at the top
+    left and two at the bottom right, 2×2 none and one. The first pool comes before its ReLU.
+    """
+    rates = [_dropout(rate, dropout_scale) for rate in (0.25, 0.25, 0.25, 0.15, 0.25, 0.25)]
+    layers = [*_conv(3, 64, 4, "same"), nn.MaxPool2d(2), nn.ReLU(), rates[0]]
+    layers += [*_conv(64, 64, 2, "same"), nn.ReLU(), rates[1]]
+    layers += [*_conv(64, 32, 3, "same"), nn.ReLU(), rates[2]]
+    layers += [*_conv(32, 32, 3, "same"), nn.ReLU(), nn.MaxPool2d(2), rates[3]]
+    layers += [nn.Flatten(), nn.Linear(32 * 8**2, 64), nn.ReLU(), rates[4]]
+    return _finish([*layers, nn.Linear(64, 64), nn.Tanh(), rates[5], nn.Linear(64, 10)])
+
+
+# name → (constructor, source, trained parameters at default options)
+MODELS: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
+    "scaling_mlp": (scaling_mlp, "scaling puzzle, question (S1)", 924_600),
+    "mlp": (mlp, "our own; at its defaults the scaling puzzle's net with biases", 924_910),
+    "stuck_cnn": (stuck_cnn, "stuck CNN, question, first listing (C1)", 2_915_114),
+    "stuck_cnn_bn": (stuck_cnn_bn, "stuck CNN, question, second listing (C4)", 2_918_250),
+    "all_conv": (all_conv, "stuck CNN, answer 1, first listing (C6)", 1_825_002),
+    "strided_cnn": (strided_cnn, "stuck CNN, answer 1, second listing (C7)", 1_437_962),
+    "thin_cnn": (thin_cnn, "stuck CNN, answer 3 (C21)", 183_242),
+    "small_cnn": (small_cnn, "our own, where a study needs a small CNN", 33_834),
+}
+
+
+def build(name: str, *, generator: torch.Generator | None = None, **options) -> nn.Module:
+    """A new net by name, float32, with weights drawn from torch's global generator: seed it first.
+
+    With `generator`, a seed is drawn from that instead and the global one is left as it was.
+    Raises ValueError for an unknown name, option or value.
+    """
+    constructor = MODELS[_known("name", name, MODELS)][0]
+    for option in options:
+        _known(f"option of {name}", option, inspect.signature(constructor).parameters)
+    if generator is None:
+        return constructor(**options)
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return constructor(**options)
+
+
+def _known(what: str, value: str, known: Collection[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{what} is {value!r}; known: {', '.join(known) or 'none'}")
+    return value
+
+
+def _conv(channels, filters, kernel, padding="valid", *, stride=1, bias=True) -> list[nn.Module]:
+    """A convolution, behind a padding layer where TensorFlow's 'same' is lopsided."""
+    total = kernel - stride if padding == "same" else 0  # right where stride divides the size
+    pad = total // 2 if total % 2 == 0 else 0
+    lopsided = [nn.ZeroPad2d((total // 2, total - total // 2) * 2)] if total % 2 else []
+    return [*lopsided, nn.Conv2d(channels, filters, kernel, stride, pad, bias=bias)]
+
+
+def _dropout(rate: float, scale: float) -> nn.Dropout:
+    if not 0 <= rate * scale < 1:
+        raise ValueError(f"dropout_scale is {scale}; choose one that leaves {rate} × it in [0, 1)")
+    return nn.Dropout(rate * scale)
+
+
+def _finish(layers, init="glorot_uniform", init_std=None) -> nn.Sequential:
+    """The named layers in sequence, their initial weights drawn as `init` and `init_std` say."""
+    counts, named = Counter(), OrderedDict()
+    for layer in layers:
+        kind = type(layer).__name__.lower().removesuffix("1d").removesuffix("2d")
+        counts[kind] += 1
+        named[f"{kind}{counts[kind]}"] = layer
+    model = nn.Sequential(named)
+    draw = INITIALISERS[_known("init", init, INITIALISERS)]
+    layers = weight_layers(model)
+    for layer, std in zip(layers, _per_layer("init_std", init_std, layers), strict=True):
+        fill = draw if std is None else partial(nn.init.normal_, std=std)
+        if fill is not None:
+            fill(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
+
+
+def _per_layer(name: str, values, layers: list) -> list:
+    """One value for each layer, from a single value, a sequence of one, or one of each."""
+    values = list(values) if isinstance(values, Sequence) else [values]
+    if len(values) not in (1, len(layers)):
+        raise ValueError(f"{name} has {len(values)} values; give 1, or {len(layers)}, one a layer")
+    return values if len(values) == len(layers) else values * len(layers)
+
+
+def num_parameters(model: nn.Module, *, statistics: bool = False) -> int:
+    """Number of trained parameters; `statistics` adds moving means and variances, as Keras does."""
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return count + sum(b.numel() for b in model.buffers() if b.dim()) * statistics
+
+
+def weight_layers(model: nn.Module) -> list[nn.Module]:
+    """Modules whose `weight` has two or more dimensions, first layer first (as registered)."""
+    return [m for m in model.modules() if getattr(getattr(m, "weight", None), "ndim", 0) >= 2]
+
+
+@torch.no_grad()
+def scale_initial_weights(model: nn.Module, scales: float | Sequence[float]) -> None:
+    """Multiply weights (not biases) in place, by one factor or one for each weight layer."""
+    layers = weight_layers(model)
+    for layer, scale in zip(layers, _per_layer("scales", scales, layers), strict=True):
+        layer.weight.mul_(scale)
+
+
+@torch.no_grad()
+def apply_max_norm(model: nn.Module) -> None:
+    """Shrink each unit's incoming weights to norm `max_norm` in modules that have one (no sync)."""
+    for module in model.modules():
+        if getattr(module, "max_norm", None) is not None:
+            module.weight.renorm_(2, 0, module.max_norm)

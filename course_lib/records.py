@@ -1,0 +1,210 @@
+"""Records: what runs left behind, one small JSON file a study, committed with the book.
+
+A record has a run part, keyed by a digest of configuration, data and seed, and an analysis part:
+the arms, contrasts and seeds that the page wrote down. Reading one needs neither torch nor numpy.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+CHAPTERS = Path(__file__).parents[1] / "chapters"
+RESULTS = CHAPTERS / "results"
+FORMAT = 1
+MAX_BYTES = 300_000  # a record above this does not belong in git
+RUN_PARTS = {"arm", "seed", "phase", "config", "metrics"}  # what reading a run relies on
+MEASURED = ("metrics", "history", "probes", "seconds")  # rounded; all else must equal the page's
+DRAWS = ("task", "num_train", "num_val", "model", "model_options", "batch_size")  # shared: paired
+
+
+class RecordError(ValueError):
+    """A record cannot be read, or does not belong to the study that asks for it."""
+
+
+def run_key(config: Mapping, seed: int, data_identity: str) -> str:
+    """What a run is filed under: a digest of its plain configuration, its seed and its data."""
+    plain = json.dumps([config, seed, data_identity], sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def empty(study: str, analysis: Mapping) -> dict:
+    """A record of `study` without runs."""
+    return {"format": FORMAT, "study": study, "runs": {}, "canaries": {}, "analysis": analysis}
+
+
+def path_of(study: str) -> Path:
+    return RESULTS / f"{study}.json"
+
+
+def load(study: str) -> dict:
+    """The record of `study`. Raises RecordError, with the remedy, if it cannot be used."""
+    path = path_of(study)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in RESULTS.glob("*.json"))) or "none"
+        raise RecordError(f"no record of study {study!r} (records: {known}); run `make results`")
+    return read(path)
+
+
+def load_all() -> dict[str, dict]:
+    """Every record of the book, by study."""
+    return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def read(path: Path) -> dict:
+    """Read and check one record file; a damaged or a newer one is named, never guessed at."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] > FORMAT:
+            raise RecordError(
+                f"{path.name} has format {record['format']}, newer than {FORMAT}; run `git pull`"
+            )
+        whole = isinstance(record["study"], str) and isinstance(record["analysis"], dict)
+        if not whole or any(RUN_PARTS - run.keys() for run in record["runs"].values()):
+            raise TypeError("a part is missing or of the wrong type")
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"{path.name} is not a whole record ({error!r}); restore it from git, or move it away "
+            "and run `make results`"
+        ) from error
+    return record
+
+
+def save(record: dict) -> Path:
+    """Write a record atomically; without room on the disk, a rescue copy goes elsewhere.
+
+    Raises RecordError if runs in the file would be dropped or changed, and OSError with a note on
+    the rescue copy.
+    """
+    path, body = path_of(record["study"]), _dump(record)
+    before, after = read(path)["runs"] if path.exists() else {}, json.loads(body)["runs"]
+    if lost := [key for key, run in before.items() if after.get(key) != run]:
+        raise RecordError(f"{path.name} has {len(lost)} runs that this would drop or change")
+    try:
+        _write(path, body)
+    except OSError as error:
+        rescue = Path(tempfile.gettempdir()) / path.name
+        with contextlib.suppress(OSError):
+            _write(rescue, body)
+            error.add_note(f"the runs are safe: free some room, `make results MERGE={rescue}`")
+        raise
+    return path
+
+
+def _write(path: Path, body: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(body, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _dump(record: Mapping) -> str:
+    """JSON with one run a line, so that a diff shows which runs came."""
+    head = {key: value for key, value in record.items() if key != "runs"}
+    head["canaries"] = rounded(head.get("canaries", {}))
+    body = json.dumps(head, indent=1, allow_nan=False)
+    lines = ",\n".join(f"  {json.dumps(k)}: {_line(run)}" for k, run in record["runs"].items())
+    return f'{body[:-2]},\n "runs": {{\n{lines}\n }}\n}}\n'
+
+
+def _line(run: Mapping) -> str:
+    kept = {part: rounded(value) if part in MEASURED else value for part, value in run.items()}
+    return json.dumps(kept, allow_nan=False)
+
+
+def rounded(value):
+    """Numbers to five significant digits, however nested; one that is not finite becomes None."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def merge(path: Path) -> Path:
+    """Join the runs of a record made elsewhere into the one here; equal keys keep ours.
+
+    Raises RecordError if the two were made from different pages, data or devices.
+    """
+    other = read(path)
+    if not path_of(other["study"]).exists():
+        return save(other)
+    ours = load(other["study"])
+    plan, their_plan = ours["analysis"], other["analysis"]
+    for part in ("arms", "contrasts", "tune"):
+        if plan.get(part) != their_plan.get(part):
+            raise RecordError(f"{path} has other {part} than ours; make both from the same page")
+    for what, of in (("data", lambda r: r["data"]["name"]), ("device", lambda r: r["device"])):
+        here, there = ({of(run) for run in record["runs"].values()} for record in (ours, other))
+        if here and there and here != there:
+            raise RecordError(
+                f"record {ours['study']!r} has {what} {', '.join(sorted(here))}, the new runs have "
+                f"{', '.join(sorted(there))}; keep them in a record of their own"
+            )
+    ours["runs"] = {**ours["runs"], **other["runs"], **ours["runs"]}  # ours come first, and stay
+    plan["tuned"] = {**their_plan.get("tuned", {}), **plan.get("tuned", {})}
+    return save(ours)
+
+
+class Runs:
+    """The judged runs of a record, by arm, in order of seed.
+
+    A run counts, once a seed, if its configuration is its arm's present one (the tuned one, if the
+    study tunes) and its seed is one of the study's. Runs of a former page stay in the file but say
+    nothing.
+    """
+
+    def __init__(self, record: Mapping):
+        analysis = record["analysis"]
+        tuned = analysis.get("tuned", {})  # arm -> its whole configuration, once tuning is done
+        self.configs = {**analysis["arms"], **tuned}
+        settled = tuned if analysis.get("tune") else self.configs
+        self._runs: dict[str, dict[int, dict]] = {arm: {} for arm in self.configs}
+        for run in sorted(record["runs"].values(), key=lambda run: run["seed"]):
+            arm, fresh = run["arm"], run["phase"] == "judge" and run["seed"] < analysis["seeds"]
+            if fresh and arm in settled and self.configs.get(arm) == run["config"]:
+                self._runs[arm].setdefault(run["seed"], run)
+
+    def of(self, arm: str) -> list[dict]:
+        """The runs of `arm`; raises ValueError for an arm that the record does not have."""
+        if arm not in self._runs:
+            raise ValueError(f"arm is {arm!r}; the record has {', '.join(self._runs)}")
+        return list(self._runs[arm].values())
+
+    def metric(self, arm: str, name: str) -> list[float | None]:
+        """`name` of every run of `arm`, by seed; None where a run has no finite value."""
+        runs = self.of(arm)
+        if runs and not any(name in run["metrics"] for run in runs):
+            raise ValueError(f"metric is {name!r}; runs have {', '.join(runs[0]['metrics'])}")
+        return [rounded(run["metrics"].get(name)) for run in runs]
+
+    def finite(self, arm: str, name: str) -> list[float]:
+        """As `metric`, without the runs that have no finite value."""
+        return [value for value in self.metric(arm, name) if value is not None]
+
+    def series(
+        self, arm: str, name: str, *, part: str = "probes", x: str = "step"
+    ) -> tuple[list, list[list]]:
+        """What was read during the runs of `arm`: x of the longest run, and one row per seed."""
+        parts = [run[part] for run in self.of(arm)]
+        longest = max((p[x] for p in parts), key=len, default=[])
+        return longest, [p[name] for p in parts]
+
+    def pair(self, a: str, b: str, name: str) -> tuple[list[float], list[float], bool]:
+        """Values of two arms, and whether they are paired by seed: if both arms share the initial
+        weights and the order of the examples, which the seed decides."""
+        x, y = self.metric(a, name), self.metric(b, name)
+        if any(self.configs[a].get(part) != self.configs[b].get(part) for part in DRAWS):
+            return self.finite(a, name), self.finite(b, name), False
+        one = {seed: v for seed, v in zip(self._runs[a], x, strict=True) if v is not None}
+        two = {seed: v for seed, v in zip(self._runs[b], y, strict=True) if v is not None}
+        seeds = [seed for seed in one if seed in two]
+        return [one[seed] for seed in seeds], [two[seed] for seed in seeds], True

@@ -1,0 +1,97 @@
+"""What a net is asked to learn, by name.
+
+An arm of a study names its task, so that a record can say what was learned in one word. Image tasks
+start from a base dataset: CIFAR-10 where it is present, the stand-in where it is not.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from course_lib.data import Dataset, Split
+
+from course_lib import data
+
+PCA_DIMENSIONS = 256
+
+
+def images(base: Dataset) -> Dataset:
+    """The images as they come: uint8 (N, 3, 32, 32)."""
+    return base
+
+
+def images_reshaped(base: Dataset) -> Dataset:
+    """The classic slip: (N, 32, 32, 3) arrays reshaped, not transposed, to (N, 3, 32, 32).
+
+    Every pixel is still there, at a fixed wrong place. A net without spatial structure cannot
+    notice; a convolution loses its neighbours.
+    """
+
+    def shred(split: Split) -> Split:
+        channels_last = split.inputs.permute(0, 2, 3, 1).contiguous()
+        return replace(split, inputs=channels_last.reshape(split.inputs.shape))
+
+    return _map_splits(base, shred)
+
+
+def images_pca(base: Dataset) -> Dataset:
+    """The first 256 uncentred principal coordinates of the images in [0, 1]: float32 (N, 256).
+
+    A bias-free first layer with isotropic Gaussian weights is, in law, the same net in rotated
+    coordinates under SGD, so little is lost but the directions that are dropped, and a run of the
+    scaling puzzle's net takes seconds. The axes come from the training images alone.
+    """
+    flat = data.to_float(base.train.inputs).flatten(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the randomised SVD draws test vectors
+        _, _, axes = torch.svd_lowrank(flat, q=PCA_DIMENSIONS, niter=4)
+    axes = axes * axes.sum(dim=0).sign()  # an axis's sign is arbitrary: fix it
+
+    def project(split: Split) -> Split:
+        return replace(split, inputs=data.to_float(split.inputs).flatten(1) @ axes)
+
+    return _map_splits(base, project)
+
+
+TASKS: dict[str, Callable[[Dataset], Dataset]] = {
+    "images": images,
+    "images_reshaped": images_reshaped,
+    "images_pca": images_pca,
+}
+
+
+def load(
+    name: str,
+    base: Dataset | None = None,
+    *,
+    num_train: int | None = None,
+    num_val: int = 0,
+    num_test: int | None = None,
+) -> Dataset:
+    """The dataset of task `name`, cut to size before anything is fitted to it.
+
+    `base` holds uint8 images (default: CIFAR-10 if it is there, else the stand-in). Sizes are
+    numbers of examples; None takes all.
+
+    Raises ValueError for an unknown task or for more examples than there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task is {name!r}; known tasks: {', '.join(TASKS)}")
+    return _cut(name, base or default_base(), num_train, num_val, num_test)
+
+
+@lru_cache(maxsize=1)
+def default_base() -> Dataset:
+    """CIFAR-10 if it is on this machine, else the stand-in; loaded once per process."""
+    return data.load_images()
+
+
+@lru_cache(maxsize=2)  # an arm's seeds run one after the other and share one dataset
+def _cut(name, base, num_train, num_val, num_test) -> Dataset:
+    return TASKS[name](base.subset(num_train, num_val, num_test))
+
+
+def _map_splits(base: Dataset, function: Callable[[Split], Split]) -> Dataset:
+    splits = {name: getattr(base, name) for name in ("train", "val", "test")}
+    return replace(base, **{k: function(s) if len(s) else s for k, s in splits.items()})

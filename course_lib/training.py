@@ -1,0 +1,446 @@
+"""One training loop for the whole book: a configuration and a seed in, a net and its history out.
+
+`TrainConfig` is plain data, so that an experiment is a difference between two configurations and a
+record can be compared with the page that quotes it. The same seed on the same machine gives the
+same bits.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from course_lib.data import Dataset, Split
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_lib import data, diagnostics, models
+
+EVAL_BATCH = 1000
+PROBE_INPUTS = 2000  # probes read the first 2,000 training examples, always the same ones
+CHECKPOINT_SECONDS = 60.0  # a run that lasts longer writes a checkpoint after its epochs
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run, except its seed. Defaults: the scaling puzzle as posted."""
+
+    task: str = "images"  # a name in tasks.TASKS
+    num_train: int | None = None  # training examples; None takes all
+    num_val: int = 0  # examples kept from training for tuning
+    num_test: int | None = None  # test examples; None takes all
+    model: str = "scaling_mlp"  # a name in models.MODELS
+    model_options: Mapping = field(default_factory=dict)  # passed to models.build
+    preprocess: str = "none"  # "none", "centre" or "standardise", with training statistics
+    input_scale: float = 1.0  # inputs are multiplied by it, after preprocessing
+    augment: bool = False  # random crop (padding 4) and flip, images only
+    optimizer: str = "sgd"  # "sgd", "adam", "adamw" or "adadelta"
+    lr: float = 0.02  # base learning rate
+    momentum: float = 0.9  # SGD only
+    dampening: float = 0.0  # SGD only
+    nesterov: bool = False  # SGD only
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW only
+    eps: float = 1e-8  # Adam and AdamW only; PyTorch's default
+    weight_decay: float = 1e-4  # coupled, except in AdamW
+    schedule: str = "constant"  # a name in SCHEDULES
+    epochs: int = 20
+    batch_size: int = 250
+    init_scale: tuple[float, ...] = ()  # factors on the initial weights, per weight layer
+    lr_scale: tuple[float, ...] = ()  # factors on lr, per weight layer; biases keep lr
+    weight_decay_scale: tuple[float, ...] = ()  # factors on weight_decay, per weight layer
+    precision: str = "fp32"  # "fp32", "bf16" (autocast) or "fp64"
+    probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
+
+    def plain(self) -> dict:
+        """The fields that differ from their defaults, as JSON-ready data.
+
+        A field added later with a neutral default therefore leaves old records valid.
+        """
+        changed = {}
+        for f in fields(self):
+            default = {} if f.name == "model_options" else f.default
+            value = getattr(self, f.name)
+            if value != default:
+                changed[f.name] = _jsonable(value)
+        return changed
+
+
+def _jsonable(value):
+    if isinstance(value, Mapping):
+        return {k: _jsonable(v) for k, v in value.items()}
+    return [_jsonable(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Mean cross-entropy in nats per example, accuracy as a fraction, largest absolute logit."""
+
+    loss: float
+    accuracy: float
+    max_abs_logit: float
+
+
+@dataclass
+class Result:
+    """A trained net and what was seen on the way.
+
+    `history`: one entry per epoch. `probes`: one entry per probe step, read before that step's
+    update. `diverged_step`: the first step with a loss that is not finite, or None.
+    """
+
+    model: nn.Module
+    history: dict[str, list]
+    probes: dict[str, list]
+    diverged_step: int | None
+
+
+# --- schedules: step -> factor on the learning rate -------------------------------------------
+
+
+def constant(step: int, num_steps: int) -> float:
+    return 1.0
+
+
+def linear(step: int, num_steps: int) -> float:
+    return 1.0 - step / num_steps
+
+
+def cosine(step: int, num_steps: int) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def make_prepare(config: TrainConfig, dataset: Dataset, dtype: torch.dtype) -> Callable:
+    """A function from stored inputs to what the net sees: float, preprocessed, scaled.
+
+    uint8 images (N, 3, H, W) go to [0, 1] first; float inputs (N, D) are taken as they are.
+    Statistics are those of the training split, per channel for images and per feature otherwise.
+    """
+    shift, divisor = _statistics(config.preprocess, dataset.train, dtype)
+
+    def prepare(inputs: Tensor) -> Tensor:
+        is_image = inputs.dtype == torch.uint8
+        x = data.to_float(inputs, dtype) if is_image else inputs.to(dtype)
+        if shift is not None:
+            x = x.sub_(shift) if is_image else x - shift
+        if divisor is not None:
+            x = x.div_(divisor)
+        return x if config.input_scale == 1.0 else x * config.input_scale
+
+    return prepare
+
+
+def first_examples(split: Split, count: int) -> Split:
+    """The first `count` examples of `split`, or all if there are fewer."""
+    return Split(split.inputs[:count], split.targets[:count])
+
+
+def _statistics(preprocess: str, train: Split, dtype: torch.dtype) -> tuple:
+    if preprocess not in ("none", "centre", "standardise"):
+        raise ValueError(f"preprocess is {preprocess!r}; use 'none', 'centre' or 'standardise'")
+    if preprocess == "none":
+        return None, None
+    if train.inputs.dtype == torch.uint8:
+        mean, std = data.channel_statistics(train)
+        mean, std = mean.view(3, 1, 1), std.view(3, 1, 1)
+    else:
+        mean, std = train.inputs.double().mean(dim=0), train.inputs.double().std(dim=0)
+    mean, std = (v.to(train.inputs.device, dtype) for v in (mean, std))
+    return mean, (std if preprocess == "standardise" else None)
+
+
+# --- optimisers -------------------------------------------------------------------------------
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of `config`, one parameter group per weight layer that has its own factor."""
+    groups = _parameter_groups(config, model)
+    lr, weight_decay = config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=lr,
+            momentum=config.momentum,
+            dampening=config.dampening,
+            nesterov=config.nesterov,
+            weight_decay=weight_decay,
+            fused=True,
+        )
+    if config.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        settings = {"betas": config.betas, "eps": config.eps, "weight_decay": weight_decay}
+        return kind(groups, lr=lr, fused=True, **settings)
+    if config.optimizer == "adadelta":
+        return torch.optim.Adadelta(groups, lr=lr, weight_decay=weight_decay)
+    raise ValueError(
+        f"optimizer is {config.optimizer!r}; known: 'sgd', 'adam', 'adamw', 'adadelta'"
+    )
+
+
+def _parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict]:
+    layers = models.weight_layers(model)
+    lr_scale = _per_layer("lr_scale", config.lr_scale, layers)
+    decay_scale = _per_layer("weight_decay_scale", config.weight_decay_scale, layers)
+    plain = list(model.parameters())
+    groups = []
+    for layer, lr_factor, decay_factor in zip(layers, lr_scale, decay_scale, strict=True):
+        if lr_factor == decay_factor == 1.0:
+            continue
+        plain = [p for p in plain if p is not layer.weight]
+        settings = {"lr": config.lr * lr_factor, "weight_decay": config.weight_decay * decay_factor}
+        groups.append({"params": [layer.weight], **settings})
+    return groups + ([{"params": plain}] if plain else [])
+
+
+def _per_layer(name: str, factors: tuple, layers: list) -> tuple:
+    if len(factors) not in (0, len(layers)):
+        raise ValueError(
+            f"{name} has {len(factors)} factors, but the net has {len(layers)} weight layers; "
+            "give one factor for each, or none"
+        )
+    return tuple(factors) or (1.0,) * len(layers)
+
+
+# --- evaluation -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, prepare: Callable) -> Metrics:
+    """Mean cross-entropy and accuracy of `model` on `split`, in eval mode.
+
+    Every example weighs the same, so a short last batch counts for what it holds. Leaves the
+    model in the mode it was in. Raises ValueError if the split is empty.
+    """
+    if len(split) == 0:
+        raise ValueError("split has 0 examples; evaluate a split with at least one")
+    training = model.training
+    model.eval()
+    loss_sum, num_correct, largest = 0.0, 0, 0.0
+    for inputs, targets in data.batches(split, EVAL_BATCH):
+        logits = model(prepare(inputs))
+        loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
+        num_correct += (logits.argmax(dim=1) == targets).sum().item()
+        largest = max(largest, logits.abs().max().item())
+    model.train(training)
+    return Metrics(loss_sum / len(split), num_correct / len(split), largest)
+
+
+def probe(model: nn.Module, split: Split, prepare: Callable) -> dict[str, float]:
+    """Loss, accuracy, gradient norm and share of dead units on `split`, in eval mode."""
+    training = model.training
+    model.eval()
+    inputs = prepare(split.inputs)
+    logits = model(inputs)
+    loss = F.cross_entropy(logits, split.targets)
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    readings = {
+        "loss": loss.item(),
+        "accuracy": (logits.argmax(dim=1) == split.targets).double().mean().item(),
+        "grad_norm": diagnostics.grad_norm(model),
+        "dead_share": diagnostics.dead_share(model, inputs),
+    }
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    return readings
+
+
+# --- the loop ---------------------------------------------------------------------------------
+
+
+def train(
+    config: TrainConfig,
+    seed: int,
+    dataset: Dataset,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+) -> Result:
+    """Train one net: `config` on `dataset`, everything random drawn from `seed`.
+
+    Initial weights and the order of the examples depend on the seed alone, so that two arms with
+    the same net and task share both. A loss that is not finite ends the run and is recorded, not
+    raised. With `checkpoint`, a run of over a minute saves its state after an epoch and resumes
+    from it to the same bits; the file is removed at the end.
+
+    Raises ValueError for a name that is unknown or a device that is not there.
+    """
+    device = check_device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        run = _Run(config, seed, dataset.to(device), device)
+        run.resume(checkpoint)
+        for epoch in _epochs(config, run.epoch, progress):
+            run.train_epoch(epoch)
+            if run.diverged_step is not None:
+                break
+            run.save(checkpoint)
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return Result(run.model, run.history, run.probes, run.diverged_step)
+
+
+def check_device(name: str) -> torch.device:
+    """The device called `name`; raises ValueError if this machine has none such."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but this machine has no CUDA device; use 'cpu'")
+    return device
+
+
+def _epochs(config: TrainConfig, done: int, progress: bool):
+    epochs = range(done, config.epochs)
+    if not progress:
+        return epochs
+    from tqdm import tqdm
+
+    return tqdm(epochs, unit="epoch", disable=None, leave=False)  # None: silent unless a terminal
+
+
+class _Run:
+    """The state of one training run: what a checkpoint holds."""
+
+    def __init__(self, config: TrainConfig, seed: int, dataset: Dataset, device: torch.device):
+        self.config, self.train_split, self.val_split = config, dataset.train, dataset.val
+        dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.prepare = make_prepare(config, dataset, dtype)
+        self.model = models.build(config.model, **config.model_options)
+        if config.init_scale:
+            models.scale_initial_weights(self.model, config.init_scale)
+        self.model.to(device, dtype)
+        self.optimizer = make_optimizer(config, self.model)
+        self.order = torch.Generator(device).manual_seed(seed)
+        self.crops = torch.Generator(device).manual_seed(seed)
+        self.autocast = _autocast(config.precision, device)
+        self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
+        self.batches_per_epoch = math.ceil(len(self.train_split) / config.batch_size)
+        self.probe_split = first_examples(dataset.train, PROBE_INPUTS)
+        self.epoch, self.diverged_step, self.saved_at = 0, None, time.monotonic()
+        self.probe_steps = probe_steps(config.probe_until)
+        self.history, self.probes = {"epoch": []}, {}
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the training split. Reads nothing back from the device until its end."""
+        model, config = self.model.train(), self.config
+        device = self.train_split.targets.device
+        losses = torch.empty(self.batches_per_epoch, device=device)
+        num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        augment = self._augment if config.augment else None
+        batches = data.batches(
+            self.train_split, config.batch_size, generator=self.order, augment=augment
+        )
+        for index, (inputs, targets) in enumerate(batches):
+            step = epoch * self.batches_per_epoch + index
+            if step in self.probe_steps:
+                self._read_probes(step)
+            self._set_lr(step)
+            with self.autocast:
+                logits = model(self.prepare(inputs))
+                loss = F.cross_entropy(logits, targets)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            models.apply_max_norm(model)
+            losses[index] = loss.detach()
+            num_correct += (logits.argmax(dim=1) == targets).sum()
+        self._close_epoch(epoch, losses.cpu(), num_correct.item())
+
+    def _augment(self, inputs: Tensor) -> Tensor:
+        return data.crop_and_flip(inputs, generator=self.crops)
+
+    def _set_lr(self, step: int) -> None:
+        if self.config.schedule == "constant":
+            return
+        factor = self.schedule(step, self.config.epochs * self.batches_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def _read_probes(self, step: int) -> None:
+        readings = probe(self.model, self.probe_split, self.prepare)
+        for name, value in {"step": step, **readings}.items():
+            self.probes.setdefault(name, []).append(value)
+
+    def _close_epoch(self, epoch: int, losses: Tensor, num_correct: int) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            self.diverged_step = epoch * self.batches_per_epoch + bad[0].item()
+        sizes = torch.full_like(losses, self.config.batch_size)
+        sizes[-1] = len(self.train_split) - self.config.batch_size * (len(losses) - 1)
+        entry = {
+            "epoch": epoch + 1,
+            "train_loss": (losses * sizes).double().sum().item() / len(self.train_split),
+            "train_accuracy": num_correct / len(self.train_split),
+        }
+        if len(self.val_split):
+            val = evaluate(self.model, self.val_split, self.prepare)
+            entry |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
+        for name, value in entry.items():
+            self.history.setdefault(name, []).append(value)
+        self.epoch = epoch + 1
+
+    def save(self, path: Path | None) -> None:
+        """Write the state atomically, at most once a minute."""
+        if path is None or time.monotonic() - self.saved_at < CHECKPOINT_SECONDS:
+            return
+        state = {name: getattr(self, name) for name in ("epoch", "history", "probes")}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"order": self.order.get_state(), "crops": self.crops.get_state()}
+        state["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+        self.saved_at = time.monotonic()
+
+    def resume(self, path: Path | None) -> None:
+        """Take up the state at `path`, if there is one."""
+        if path is None or not Path(path).exists():
+            return
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])
+        self.crops.set_state(state["crops"])
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        self.epoch, self.history, self.probes = state["epoch"], state["history"], state["probes"]
+
+
+def _autocast(precision: str, device: torch.device):
+    if precision not in ("fp32", "bf16", "fp64"):
+        raise ValueError(f"precision is {precision!r}; use 'fp32', 'bf16' or 'fp64'")
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _lookup(argument: str, name: str, known: dict):
+    if name not in known:
+        raise ValueError(f"{argument} is {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+def probe_steps(last: int, count: int = 60) -> tuple[int, ...]:
+    """At most `count` steps from 0 to `last`, evenly spaced in log(step + 1); none for last = 0."""
+    if last == 0:
+        return ()
+    grid = torch.logspace(0, math.log10(last + 1), count, dtype=torch.float64) - 1
+    return tuple(sorted({int(step) for step in grid.round().tolist()}))

@@ -1,0 +1,395 @@
+"""Verdicts: what a claim asserts about the arms of a study, and what a record says of it.
+
+A contrast is plain data and is committed before the full run. The five words are computed by the
+rules of `judge`, never typed. Reading needs no torch.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from course_lib.records import Runs, rounded
+
+WORDS = ("not yet", "holds", "fails", "depends", "open")
+MAX_HALF_WIDTH = 0.03  # a prediction interval wider than ± 3 points decides nothing
+NULL_IS_NEVER = {"diverged_step"}  # here no value means "never"; elsewhere "not finite"
+
+
+# --- contrasts: what a claim asserts ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One assertion about the arms of a study, as plain data. Made by the functions below.
+
+    `threshold` is δ for `better` and `same`, the stated share for `event`, the stated figure for
+    `number`, and the bar to clear for `always`; in the unit of the metric (fractions, not points).
+    """
+
+    kind: str
+    arm: str = ""
+    metric: str = ""
+    than: str = ""
+    threshold: float = 0.0
+    about: float = 0.0
+    lower_is_better: bool = False
+    relative: bool = False
+    at_least: float | None = None
+    at_most: float | None = None
+    given: Mapping = field(default_factory=dict)
+    equals: Mapping = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    false_alarms: float = 0.0
+    finding: bool | None = None
+    note: str = ""
+
+    def __post_init__(self):
+        for name in ("faults", "controls"):  # lists, if they come out of a record
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def plain(self) -> dict:
+        """The fields that are set, as JSON-ready data; `Contrast(**plain)` brings it back."""
+        unset = asdict(Contrast(self.kind))
+        changed = {k: v for k, v in asdict(self).items() if v != unset[k]}
+        return json.loads(json.dumps({"kind": self.kind, **changed}))
+
+    def arms(self) -> list[str]:
+        """The arms that it speaks of."""
+        named = (self.arm, self.than, *self.faults, *self.controls)
+        return [arm for arm in named if arm]
+
+
+def number(arm: str, metric: str, value: float, *, about: float = 0.0) -> Contrast:
+    """The text gives a figure: `value`, said loosely to within ± `about`.
+
+    Holds if some value in that range lies inside the 95 % prediction interval of one new run, and
+    the interval is no wider than ± 3 points; fails if none does.
+    """
+    return Contrast("number", arm, metric, threshold=value, about=about)
+
+
+def better(
+    arm: str,
+    metric: str,
+    *,
+    than: str,
+    by: float = 0.01,
+    lower_is_better: bool = False,
+    relative: bool = False,
+) -> Contrast:
+    """`arm` beats `than` by at least `by` (δ), a share of `than`'s mean if `relative`."""
+    return Contrast(
+        "better", arm, metric, than, by, lower_is_better=lower_is_better, relative=relative
+    )
+
+
+def same(
+    arm: str, metric: str, *, than: str, within: float = 0.01, relative: bool = False
+) -> Contrast:
+    """`arm` equals `than` to within ± `within` (δ)."""
+    return Contrast("same", arm, metric, than, within, relative=relative)
+
+
+def always(arm: str, metric: str, *, never_above: float) -> Contrast:
+    """The text says that no net exceeds `never_above`; `arm` is the counter-example.
+
+    Never holds. Fails if the first half of the seeds and the second half, as fresh ones, each put
+    their whole 99 % interval above the bar.
+    """
+    return Contrast("always", arm, metric, threshold=never_above)
+
+
+def event(
+    arm: str,
+    metric: str,
+    *,
+    share: float = 0.5,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Contrast:
+    """In more than `share` of the runs `metric` is at least / at most the given value; a run that
+    has no finite value may be either."""
+    if (at_least is None) == (at_most is None):
+        raise ValueError("an event needs exactly one of at_least and at_most")
+    return Contrast("event", arm, metric, threshold=share, at_least=at_least, at_most=at_most)
+
+
+def diagnostic(
+    metric: str,
+    *,
+    faults: Iterable[str],
+    controls: Iterable[str],
+    at_least: float,
+    sensitivity: float,
+    false_alarms: float,
+) -> Contrast:
+    """`metric` ≥ `at_least` raises the alarm: on more than `sensitivity` of the faulty runs and on
+    fewer than `false_alarms` of the healthy ones (both shares of runs)."""
+    return Contrast(
+        "diagnostic", metric=metric, threshold=sensitivity, at_least=at_least,
+        faults=tuple(faults), controls=tuple(controls), false_alarms=false_alarms,
+    )  # fmt: skip
+
+
+def exact(arm: str, *, equals: Mapping[str, float], given: Mapping[str, float]) -> Contrast:
+    """In every run of `arm` whose metrics meet `given`, the metrics `equals` are met, to the five
+    digits that a record keeps."""
+    return Contrast("exact", arm, given=dict(given), equals=dict(equals))
+
+
+def text(finding: bool, note: str = "") -> Contrast:
+    """The claim is settled by the text's own figures; the page computes `finding` from them."""
+    return Contrast("text", finding=bool(finding), note=note)
+
+
+# --- verdicts ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a record says of a claim. Effects and intervals are in the unit of the metric."""
+
+    claim: str
+    word: str
+    kind: str
+    n: int
+    needed: int
+    effect: float | None = None
+    interval95: tuple[float, float] | None = None
+    interval99: tuple[float, float] | None = None
+    threshold: float = 0.0
+    flips_at: float | None = None
+    metric: str = ""
+    paired: bool = False
+    relative: bool = False
+    detail: str = ""
+
+
+def t_interval(values: list[float], level: float) -> tuple[float, float]:
+    """Student's t interval of the mean of at least two values."""
+    # statistics.mean is exact: equal values give their own value, where fmean may miss it by a bit
+    mean, half = statistics.mean(values), _t_half(values, level)
+    return mean - half, mean + half
+
+
+def prediction_interval(values: list[float], level: float) -> tuple[float, float]:
+    """Where one new value falls with probability `level`, values being normal."""
+    mean, half = statistics.mean(values), _t_half(values, level) * math.sqrt(len(values) + 1)
+    return mean - half, mean + half
+
+
+def welch_interval(a: list[float], b: list[float], level: float) -> tuple[float, float]:
+    """Welch's interval of mean(a) - mean(b)."""
+    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
+    effect = statistics.mean(a) - statistics.mean(b)
+    if va + vb == 0.0:
+        return effect, effect
+    share = va / (va + vb)
+    df = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
+    half = _t_quantile(df, level) * math.sqrt(va + vb)
+    return effect - half, effect + half
+
+
+def binomial_interval(hits: int, n: int, level: float) -> tuple[float, float]:
+    """The exact interval of Clopper and Pearson (1934) for a share."""
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return low, high
+
+
+def _t_half(values: list[float], level: float) -> float:
+    return _t_quantile(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _t_quantile(df: float, level: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + level) / 2))
+
+
+def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
+    """The verdict on one contrast from the judged runs of a record (design: Verdicts).
+
+    `not yet` while an arm has fewer than `needed` runs. A mean over the runs that survived is no
+    mean: where a run has no finite value, `number`, `better` and `same` stay open.
+    """
+    verdict, arms = JUDGES[contrast.kind](contrast, runs), contrast.arms()
+    made = min((len(runs.of(arm)) for arm in arms), default=needed)
+    changes = {}
+    if made < needed:
+        changes = {"word": "not yet", "n": made}
+    elif contrast.kind in ("number", "better", "same"):
+        values = [value for arm in arms for value in runs.metric(arm, contrast.metric)]
+        if lost := values.count(None):
+            detail = f"{lost} of {len(values)} runs have no finite {contrast.metric}"
+            changes = {"word": "open", "flips_at": None, "detail": detail}
+    return replace(
+        verdict, claim=claim, needed=needed if arms else 0, threshold=contrast.threshold,
+        metric=contrast.metric, relative=contrast.relative, **changes,
+    )  # fmt: skip
+
+
+def _made(contrast: Contrast, word: str, n: int, **rest) -> Verdict:
+    return Verdict("", word, contrast.kind, n, 0, **rest)
+
+
+def _flip(threshold: float, *ends: float) -> float | None:
+    """The nearest threshold at which the word would change."""
+    return min(ends, key=lambda end: abs(end - threshold), default=None)
+
+
+def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
+    values = runs.finite(contrast.arm, contrast.metric)
+    if len(values) < 2:
+        return _made(contrast, "open", len(values), detail="fewer than two values")
+    low, high = prediction_interval(values, 0.95)
+    distance = max(low - contrast.threshold, contrast.threshold - high, 0.0)
+    inside = distance <= contrast.about
+    word = "fails" if not inside else "holds" if (high - low) / 2 <= MAX_HALF_WIDTH else "open"
+    return _made(
+        contrast, word, len(values), effect=statistics.mean(values), interval95=(low, high),
+        interval99=prediction_interval(values, 0.99), flips_at=distance,
+        detail="prediction interval of one new run",
+    )  # fmt: skip
+
+
+def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
+    a, b, paired = runs.pair(contrast.arm, contrast.than, contrast.metric)
+    n, shift = min(len(a), len(b)), 0.0
+    if n < 2 or (contrast.relative and t_interval(b, 0.99)[0] <= 0.0):
+        few = "fewer than two values" if n < 2 else f"relative to {contrast.than!r}, which may be 0"
+        return _made(contrast, "open", n, detail=few)
+    if contrast.relative:
+        a, b, shift = _linearised(a, b)
+    sign = -1.0 if contrast.lower_is_better else 1.0
+
+    def interval(level):
+        differences = [x - y for x, y in zip(a, b, strict=True)] if paired else []
+        ends = t_interval(differences, level) if paired else welch_interval(a, b, level)
+        return tuple(sorted(sign * (shift + end) for end in ends))
+
+    word, flips_at = _place(contrast, *interval(0.99))
+    return _made(
+        contrast, word, n, effect=sign * (shift + statistics.mean(a) - statistics.mean(b)),
+        interval95=interval(0.95), interval99=interval(0.99), flips_at=flips_at, paired=paired,
+    )  # fmt: skip
+
+
+def _linearised(a: list[float], b: list[float]) -> tuple[list[float], list[float], float]:
+    # the delta method: to first order r = mean(a) / mean(b) errs by the mean of (a - r b) / mean(b)
+    unit = statistics.mean(b)
+    ratio = statistics.mean(a) / unit
+    return [x / unit for x in a], [ratio * y / unit for y in b], ratio - 1.0
+
+
+def _place(contrast: Contrast, low: float, high: float) -> tuple[str, float]:
+    """The word for a 99 % interval against δ, and the nearest δ at which it would change."""
+    delta = contrast.threshold
+    if contrast.kind == "better":
+        word = "holds" if low > delta else "fails" if high < delta else "open"
+        return word, _flip(delta, low, high)
+    outer = max(abs(low), abs(high))
+    inner = 0.0 if low <= 0.0 <= high else min(abs(low), abs(high))
+    word = "holds" if outer < delta else "fails" if inner > delta else "open"
+    return word, _flip(delta, inner, outer) if inner > 0.0 else outer  # no δ lies below 0
+
+
+def _judge_always(contrast: Contrast, runs: Runs) -> Verdict:
+    values = runs.finite(contrast.arm, contrast.metric)
+    half = len(values) // 2
+    if half < 2:
+        return _made(contrast, "open", len(values), detail="fewer than four values")
+    bar = min(t_interval(part, 0.99)[0] for part in (values[:half], values[half:]))
+    return _made(
+        contrast, "fails" if bar > contrast.threshold else "open", len(values),
+        effect=statistics.mean(values), interval95=t_interval(values, 0.95),
+        interval99=t_interval(values, 0.99), flips_at=bar,
+        detail="counter-example, confirmed on the second half of the seeds",
+    )  # fmt: skip
+
+
+def _share(contrast: Contrast, values: list[float | None]) -> tuple[int, tuple, tuple]:
+    """How many values are hits, with the share's 95 % and 99 % intervals."""
+    least, most = contrast.at_least, contrast.at_most
+    known = [value for value in values if value is not None]
+    hits = sum(v >= least if least is not None else v <= most for v in known)
+    unknown = 0 if contrast.metric in NULL_IS_NEVER else len(values) - len(known)
+    ends = [
+        binomial_interval(k, len(values), p) for p in (0.95, 0.99) for k in (hits, hits + unknown)
+    ]
+    return hits, (ends[0][0], ends[1][1]), (ends[2][0], ends[3][1])
+
+
+def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
+    values, share = runs.metric(contrast.arm, contrast.metric), contrast.threshold
+    hits, interval95, (low, high) = _share(contrast, values)
+    word = "holds" if low > share else "fails" if high < share else "open"
+    return _made(
+        contrast, word, len(values), effect=hits / max(len(values), 1), interval95=interval95,
+        interval99=(low, high), flips_at=_flip(share, *(e for e in (low, high) if 0 < e < 1)),
+        detail=f"{hits} of {len(values)} runs",
+    )  # fmt: skip
+
+
+def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
+    def readings(arms):
+        return [value for arm in arms for value in runs.metric(arm, contrast.metric)]
+
+    faulty, healthy = readings(contrast.faults), readings(contrast.controls)
+    found, interval95, sensitivity = _share(contrast, faulty)
+    false, _, false_alarm = _share(contrast, healthy)
+    holds = sensitivity[0] > contrast.threshold and false_alarm[1] < contrast.false_alarms
+    fails = sensitivity[1] < contrast.threshold or false_alarm[0] > contrast.false_alarms
+    return _made(
+        contrast, "holds" if holds else "fails" if fails else "open", len(faulty) + len(healthy),
+        effect=found / max(len(faulty), 1), interval95=interval95, interval99=sensitivity,
+        detail=f"{found} of {len(faulty)} faults found, {false} false alarms in {len(healthy)} runs",
+    )  # fmt: skip
+
+
+def _judge_exact(contrast: Contrast, runs: Runs) -> Verdict:
+    def met(stated):
+        columns = [(runs.metric(contrast.arm, name), rounded(v)) for name, v in stated.items()]
+        return {i for i in range(n) if all(column[i] == v for column, v in columns)}
+
+    n = len(runs.of(contrast.arm))
+    given = met(contrast.given)
+    kept = given & met(contrast.equals)
+    word = "open" if not given else "holds" if kept == given else "fails"
+    return _made(contrast, word, len(given), detail=f"equal in {len(kept)} of {len(given)} runs")
+
+
+def _judge_text(contrast: Contrast, runs: Runs) -> Verdict:
+    return _made(contrast, "holds" if contrast.finding else "fails", 0, detail=contrast.note)
+
+
+JUDGES = {
+    "number": _judge_number,
+    "better": _judge_difference,
+    "same": _judge_difference,
+    "always": _judge_always,
+    "event": _judge_event,
+    "diagnostic": _judge_diagnostic,
+    "exact": _judge_exact,
+    "text": _judge_text,
+}
+
+
+def combine(parts: Mapping[str, str], main: str) -> str:
+    """The word for a claim with parts: {part id: word}, `main` being the part it stands on.
+
+    Holds if all hold; fails if the main part fails; depends if the main part is decided and some
+    part fails or depends; else not yet or open, by what keeps it from being decided.
+    """
+    words = set(parts.values())
+    if words == {"holds"} or parts[main] == "fails":
+        return parts[main]
+    if parts[main] in ("holds", "depends") and words & {"fails", "depends"}:
+        return "depends"
+    return "not yet" if "not yet" in words else "open"
