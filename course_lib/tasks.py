@@ -4,14 +4,15 @@ An arm of a study names its task, so that a record can say what was learned in o
 start from a base dataset: CIFAR-10 where it is present, the stand-in where it is not.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from course_lib.data import Dataset, Split
 
 from course_lib import data
+from course_lib.data import Dataset, Split
 
 PCA_DIMENSIONS = 256
 
@@ -33,6 +34,29 @@ def images_reshaped(base: Dataset) -> Dataset:
         return replace(split, inputs=channels_last.reshape(split.inputs.shape))
 
     return _map_splits(base, shred)
+
+
+def recompressed(quality: int) -> Callable[[Dataset], Dataset]:
+    """A task: the images, training and test, saved once more as JPEG of `quality` (1 to 95)."""
+
+    def task(base: Dataset) -> Dataset:
+        return _map_splits(
+            base, lambda split: replace(split, inputs=_as_jpeg(split.inputs, quality))
+        )
+
+    return task
+
+
+def _as_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    import numpy as np
+    from PIL import Image
+
+    decoded = np.empty((len(images), 32, 32, 3), dtype=np.uint8)
+    for index, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+        decoded[index] = np.asarray(Image.open(file))
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).contiguous()
 
 
 def images_pca(base: Dataset) -> Dataset:
@@ -58,6 +82,8 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images": images,
     "images_reshaped": images_reshaped,
     "images_pca": images_pca,
+    "images_jpeg50": recompressed(50),
+    "images_jpeg30": recompressed(30),
 }
 
 

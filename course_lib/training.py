@@ -10,15 +10,15 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
-from course_lib.data import Dataset, Split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib import data, diagnostics, models
+from course_lib.data import Dataset, Split
 
 EVAL_BATCH = 1000
 PROBE_INPUTS = 2000  # probes read the first 2,000 training examples, always the same ones
@@ -52,6 +52,7 @@ class TrainConfig:
     init_scale: tuple[float, ...] = ()  # factors on the initial weights, per weight layer
     lr_scale: tuple[float, ...] = ()  # factors on lr, per weight layer; biases keep lr
     weight_decay_scale: tuple[float, ...] = ()  # factors on weight_decay, per weight layer
+    eps_scale: tuple[float, ...] = ()  # factors on Adam's eps, per weight layer
     precision: str = "fp32"  # "fp32", "bf16" (autocast) or "fp64"
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
 
@@ -192,26 +193,53 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
 
 def _parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict]:
     layers = models.weight_layers(model)
-    lr_scale = _per_layer("lr_scale", config.lr_scale, layers)
-    decay_scale = _per_layer("weight_decay_scale", config.weight_decay_scale, layers)
-    plain = list(model.parameters())
-    groups = []
-    for layer, lr_factor, decay_factor in zip(layers, lr_scale, decay_scale, strict=True):
-        if lr_factor == decay_factor == 1.0:
-            continue
-        plain = [p for p in plain if p is not layer.weight]
-        settings = {"lr": config.lr * lr_factor, "weight_decay": config.weight_decay * decay_factor}
-        groups.append({"params": [layer.weight], **settings})
-    return groups + ([{"params": plain}] if plain else [])
+    shared, groups = list(model.parameters()), []
+    scales = {n: _per_layer(config, f"{n}_scale", layers) for n in ("lr", "weight_decay", "eps")}
+    for index, layer in enumerate(layers):
+        own = {n: getattr(config, n) * s[index] for n, s in scales.items() if s[index] != 1.0}
+        if own:
+            shared = [p for p in shared if p is not layer.weight]
+            groups.append({"params": [layer.weight], **own})
+    return groups + ([{"params": shared}] if shared else [])
 
 
-def _per_layer(name: str, factors: tuple, layers: list) -> tuple:
+def _per_layer(config: TrainConfig, name: str, layers: list) -> tuple:
+    factors = getattr(config, name)
     if len(factors) not in (0, len(layers)):
         raise ValueError(
             f"{name} has {len(factors)} factors, but the net has {len(layers)} weight layers; "
             "give one factor for each, or none"
         )
     return tuple(factors) or (1.0,) * len(layers)
+
+
+def at_input_scale(config: TrainConfig, factor: float) -> TrainConfig:
+    """The configuration that, on inputs `factor` times larger, trains the very same function.
+
+    Only the first weight layer changes. Its initial weights are divided by `factor` (s). Its
+    gradients are then s times larger, so SGD needs lr / s² and weight decay × s²; momentum,
+    dampening and Nesterov stay. Adam divides by the size of the gradient: lr / s, eps × s, and
+    coupled weight decay × s²; AdamW, whose decay is lr × weight decay: weight decay × s. Biases
+    keep their lr. Exact in real arithmetic, and to the bit in floating point where s is a power
+    of two and nothing overflows. Derivation: the page "The exact answer".
+
+    Raises ValueError for an optimiser without such a map, or a factor that is not positive.
+    """
+    powers = {  # of the factor
+        "sgd": {"init": -1, "lr": -2, "weight_decay": 2},
+        "adam": {"init": -1, "lr": -1, "weight_decay": 2, "eps": 1},
+        "adamw": {"init": -1, "lr": -1, "weight_decay": 1, "eps": 1},
+    }
+    if config.optimizer not in powers:
+        raise ValueError(f"optimizer is {config.optimizer!r}; the map is known for {list(powers)}")
+    if not factor > 0:
+        raise ValueError(f"factor is {factor!r}; give a number above 0")
+    num_layers = len(models.weight_layers(models.build(config.model, **config.model_options)))
+    changed = {"input_scale": config.input_scale * factor}
+    for name, power in powers[config.optimizer].items():
+        first, *rest = getattr(config, f"{name}_scale") or (1.0,) * num_layers
+        changed[f"{name}_scale"] = (first * factor**power, *rest)
+    return replace(config, **changed)
 
 
 # --- evaluation -------------------------------------------------------------------------------
@@ -319,9 +347,9 @@ class _Run:
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.prepare = make_prepare(config, dataset, dtype)
         self.model = models.build(config.model, **config.model_options)
+        self.model.to(device, dtype)  # first, so that float64 weights are scaled in float64
         if config.init_scale:
             models.scale_initial_weights(self.model, config.init_scale)
-        self.model.to(device, dtype)
         self.optimizer = make_optimizer(config, self.model)
         self.order = torch.Generator(device).manual_seed(seed)
         self.crops = torch.Generator(device).manual_seed(seed)

@@ -135,8 +135,7 @@ def diagnostic(
 
 
 def exact(arm: str, *, equals: Mapping[str, float], given: Mapping[str, float]) -> Contrast:
-    """In every run of `arm` whose metrics meet `given`, the metrics `equals` are met, to the five
-    digits that a record keeps."""
+    """In every run of `arm` that meets `given`, `equals` is met, to a record's five digits."""
     return Contrast("exact", arm, given=dict(given), equals=dict(equals))
 
 
@@ -170,21 +169,22 @@ class Verdict:
 
 def t_interval(values: list[float], level: float) -> tuple[float, float]:
     """Student's t interval of the mean of at least two values."""
-    # statistics.mean is exact: equal values give their own value, where fmean may miss it by a bit
-    mean, half = statistics.mean(values), _t_half(values, level)
+    mean, variance = _moments(values)
+    half = _t_quantile(len(values) - 1, level) * math.sqrt(variance / len(values))
     return mean - half, mean + half
 
 
 def prediction_interval(values: list[float], level: float) -> tuple[float, float]:
     """Where one new value falls with probability `level`, values being normal."""
-    mean, half = statistics.mean(values), _t_half(values, level) * math.sqrt(len(values) + 1)
+    mean, variance = _moments(values)
+    half = _t_quantile(len(values) - 1, level) * math.sqrt(variance * (1 + 1 / len(values)))
     return mean - half, mean + half
 
 
 def welch_interval(a: list[float], b: list[float], level: float) -> tuple[float, float]:
     """Welch's interval of mean(a) - mean(b)."""
-    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
-    effect = statistics.mean(a) - statistics.mean(b)
+    (mean_a, var_a), (mean_b, var_b) = _moments(a), _moments(b)
+    effect, va, vb = mean_a - mean_b, var_a / len(a), var_b / len(b)
     if va + vb == 0.0:
         return effect, effect
     share = va / (va + vb)
@@ -193,18 +193,20 @@ def welch_interval(a: list[float], b: list[float], level: float) -> tuple[float,
     return effect - half, effect + half
 
 
-def binomial_interval(hits: int, n: int, level: float) -> tuple[float, float]:
-    """The exact interval of Clopper and Pearson (1934) for a share."""
+def binomial_interval(hits: int, n: int, level: float, *, maybe: int = 0) -> tuple[float, float]:
+    """The exact interval of Clopper and Pearson (1934) for a share; `maybe` more could be hits."""
     from scipy.special import betaincinv
 
-    tail = (1 - level) / 2
+    tail, most = (1 - level) / 2, hits + maybe
     low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
-    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    high = 1.0 if most == n else float(betaincinv(most + 1, n - most, 1 - tail))
     return low, high
 
 
-def _t_half(values: list[float], level: float) -> float:
-    return _t_quantile(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
+def _moments(values: list[float]) -> tuple[float, float]:
+    mean = statistics.fmean(values)
+    mean += statistics.fmean(v - mean for v in values)  # so that equal values have no variance
+    return mean, math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
 
 
 def _t_quantile(df: float, level: float) -> float:
@@ -214,11 +216,8 @@ def _t_quantile(df: float, level: float) -> float:
 
 
 def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
-    """The verdict on one contrast from the judged runs of a record (design: Verdicts).
-
-    `not yet` while an arm has fewer than `needed` runs. A mean over the runs that survived is no
-    mean: where a run has no finite value, `number`, `better` and `same` stay open.
-    """
+    """The verdict on one contrast: `not yet` while an arm has too few runs, `open` where a mean is
+    asked for and a run has no finite value."""
     verdict, arms = JUDGES[contrast.kind](contrast, runs), contrast.arms()
     made = min((len(runs.of(arm)) for arm in arms), default=needed)
     changes = {}
@@ -240,7 +239,6 @@ def _made(contrast: Contrast, word: str, n: int, **rest) -> Verdict:
 
 
 def _flip(threshold: float, *ends: float) -> float | None:
-    """The nearest threshold at which the word would change."""
     return min(ends, key=lambda end: abs(end - threshold), default=None)
 
 
@@ -250,10 +248,10 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
         return _made(contrast, "open", len(values), detail="fewer than two values")
     low, high = prediction_interval(values, 0.95)
     distance = max(low - contrast.threshold, contrast.threshold - high, 0.0)
-    inside = distance <= contrast.about
-    word = "fails" if not inside else "holds" if (high - low) / 2 <= MAX_HALF_WIDTH else "open"
+    narrow = (high - low) / 2 <= MAX_HALF_WIDTH
+    word = "fails" if distance > contrast.about else "holds" if narrow else "open"
     return _made(
-        contrast, word, len(values), effect=statistics.mean(values), interval95=(low, high),
+        contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
         interval99=prediction_interval(values, 0.99), flips_at=distance,
         detail="prediction interval of one new run",
     )  # fmt: skip
@@ -276,15 +274,15 @@ def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
 
     word, flips_at = _place(contrast, *interval(0.99))
     return _made(
-        contrast, word, n, effect=sign * (shift + statistics.mean(a) - statistics.mean(b)),
+        contrast, word, n, effect=sign * (shift + statistics.fmean(a) - statistics.fmean(b)),
         interval95=interval(0.95), interval99=interval(0.99), flips_at=flips_at, paired=paired,
     )  # fmt: skip
 
 
 def _linearised(a: list[float], b: list[float]) -> tuple[list[float], list[float], float]:
     # the delta method: to first order r = mean(a) / mean(b) errs by the mean of (a - r b) / mean(b)
-    unit = statistics.mean(b)
-    ratio = statistics.mean(a) / unit
+    unit = statistics.fmean(b)
+    ratio = statistics.fmean(a) / unit
     return [x / unit for x in a], [ratio * y / unit for y in b], ratio - 1.0
 
 
@@ -306,24 +304,21 @@ def _judge_always(contrast: Contrast, runs: Runs) -> Verdict:
     if half < 2:
         return _made(contrast, "open", len(values), detail="fewer than four values")
     bar = min(t_interval(part, 0.99)[0] for part in (values[:half], values[half:]))
+    fails = bar > contrast.threshold
     return _made(
-        contrast, "fails" if bar > contrast.threshold else "open", len(values),
-        effect=statistics.mean(values), interval95=t_interval(values, 0.95),
-        interval99=t_interval(values, 0.99), flips_at=bar,
-        detail="counter-example, confirmed on the second half of the seeds",
+        contrast, "fails" if fails else "open", len(values), effect=statistics.fmean(values),
+        interval95=t_interval(values, 0.95), interval99=t_interval(values, 0.99), flips_at=bar,
+        detail="counter-example, confirmed on the second half of the seeds" if fails else "",
     )  # fmt: skip
 
 
 def _share(contrast: Contrast, values: list[float | None]) -> tuple[int, tuple, tuple]:
     """How many values are hits, with the share's 95 % and 99 % intervals."""
-    least, most = contrast.at_least, contrast.at_most
     known = [value for value in values if value is not None]
+    least, most = contrast.at_least, contrast.at_most
     hits = sum(v >= least if least is not None else v <= most for v in known)
-    unknown = 0 if contrast.metric in NULL_IS_NEVER else len(values) - len(known)
-    ends = [
-        binomial_interval(k, len(values), p) for p in (0.95, 0.99) for k in (hits, hits + unknown)
-    ]
-    return hits, (ends[0][0], ends[1][1]), (ends[2][0], ends[3][1])
+    maybe = 0 if contrast.metric in NULL_IS_NEVER else len(values) - len(known)
+    return hits, *(binomial_interval(hits, len(values), p, maybe=maybe) for p in (0.95, 0.99))
 
 
 def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
@@ -349,7 +344,7 @@ def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
     return _made(
         contrast, "holds" if holds else "fails" if fails else "open", len(faulty) + len(healthy),
         effect=found / max(len(faulty), 1), interval95=interval95, interval99=sensitivity,
-        detail=f"{found} of {len(faulty)} faults found, {false} false alarms in {len(healthy)} runs",
+        detail=f"{found} of {len(faulty)} faults, {false} false alarms in {len(healthy)} runs",
     )  # fmt: skip
 
 

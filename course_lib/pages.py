@@ -1,0 +1,378 @@
+"""What a page shows that is not a figure: verdicts, the top card, the board, the symptom table.
+
+Everything here is read from records, `claims.yml` and the pages' own front matter, so that no
+number is typed. Needs no torch.
+"""
+
+import ast
+import html
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from IPython.display import HTML, Markdown
+
+from course_lib import records
+from course_lib.records import CHAPTERS, Runs
+from course_lib.verdicts import Contrast, Verdict, combine, judge
+
+ROOMS = (  # in the order of the imports
+    "standin", "data", "tasks", "models", "diagnostics", "training", "records", "verdicts",
+    "experiments", "plots", "pages",
+)  # fmt: skip
+
+
+# --- numbers as words -------------------------------------------------------------------------
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.4853 -> '48.5 %'."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def points(fraction: float, digits: int = 1) -> str:
+    """A difference of two shares: 0.032 -> '+3.2 points'."""
+    return f"{100 * fraction:+.{digits}f} points".replace("-", "−")
+
+
+def level(value: float, metric: str) -> str:
+    """A value of `metric` with its unit: shares in per cent, losses in nats, the rest bare."""
+    if metric.endswith(("accuracy", "share")):
+        return percent(value)
+    return f"{value:.3g} nats" if metric.endswith("loss") else f"{value:.3g}"
+
+
+def difference(value: float, verdict: Verdict) -> str:
+    """A difference in the unit of the verdict's metric."""
+    if verdict.relative:
+        return f"{100 * value:+.1f} %".replace("-", "−")
+    if verdict.metric.endswith(("accuracy", "share")):
+        return points(value)
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def mean(runs: Runs, arm: str, metric: str) -> str:
+    """The mean of a metric over an arm's runs, with its unit; '–' while there are no runs."""
+    values = runs.finite(arm, metric)
+    return level(statistics.fmean(values), metric) if values else "–"
+
+
+def first_step(runs: Runs, arm: str, probe: str, *, at_least: float) -> int | None:
+    """The step by which `probe` has reached `at_least` in every run of `arm`; None if never."""
+    steps, rows = runs.series(arm, probe)
+    reached = [
+        next((s for s, v in zip(steps, r, strict=False) if v >= at_least), None) for r in rows
+    ]
+    return max(reached) if reached and None not in reached else None
+
+
+def effect(verdict: Verdict) -> str:
+    """The measured effect, in the unit that fits the kind of claim; '–' without one."""
+    if verdict.word == "not yet":
+        return "–"
+    if verdict.kind in ("event", "diagnostic", "exact", "text"):
+        return verdict.detail
+    if verdict.kind in ("number", "always"):
+        return level(verdict.effect, verdict.metric)
+    return difference(verdict.effect, verdict)
+
+
+def interval(verdict: Verdict) -> str:
+    """The 95 % interval of the effect; '–' where there is none."""
+    if verdict.word == "not yet" or verdict.interval95 is None:
+        return "–"
+    low, high = verdict.interval95
+    if verdict.kind in ("event", "diagnostic"):
+        return f"{percent(low, 0)} to {percent(high, 0)}"
+    if verdict.kind in ("number", "always"):
+        return f"{level(low, verdict.metric)} to {level(high, verdict.metric)}"
+    return f"{difference(low, verdict)} to {difference(high, verdict)}"
+
+
+def runs_done(verdict: Verdict) -> str:
+    """'n = 20', or 'k of n runs' while some are missing."""
+    if verdict.needed == 0:
+        return "no runs needed"
+    if verdict.word == "not yet":
+        return f"{min(verdict.n, verdict.needed)} of {verdict.needed} runs"
+    return f"n = {verdict.n}"
+
+
+def sentence(verdict: Verdict) -> str:
+    """One line of Markdown: the word, the effect, the interval, n, and where it would flip."""
+    parts = [f"**{verdict.claim}: {verdict.word}**"]
+    if verdict.word != "not yet":
+        parts.append(effect(verdict))
+    if interval(verdict) != "–":
+        name = "95 % prediction interval" if verdict.kind == "number" else "95 % interval"
+        parts.append(f"{name} {interval(verdict)}")
+    parts.append(runs_done(verdict))
+    flip = flips(verdict)
+    return " · ".join(parts) + (f". {flip}" if flip else "")
+
+
+def flips(verdict: Verdict) -> str:
+    """At which margin another word would stand here."""
+    if verdict.flips_at is None or verdict.word == "not yet":
+        return ""
+    if verdict.kind == "number":
+        if verdict.flips_at == 0.0:
+            return "The figure lies inside the interval."
+        return f"The figure lies {level(verdict.flips_at, verdict.metric)} outside the interval."
+    if verdict.kind == "event":
+        return f"Asked for: more than {percent(verdict.threshold, 0)} of the runs."
+    if verdict.kind in ("better", "same"):
+        at, asked = (
+            difference(v, verdict).lstrip("+") for v in (verdict.flips_at, verdict.threshold)
+        )
+        return f"Margin {asked}; the verdict would change at {at}."
+    return ""
+
+
+def show(verdict: Verdict) -> Markdown:
+    """The verdict as a cell displays it."""
+    return Markdown(sentence(verdict))
+
+
+def pill(word: str) -> str:
+    """A verdict word as a small HTML label."""
+    return f'<span class="verdict verdict-{word.replace(" ", "-")}">{word}</span>'
+
+
+# --- the top card -----------------------------------------------------------------------------
+
+
+def recorded(study: str) -> dict[str, Verdict]:
+    """The verdicts on every claim of a study, by claim, from its record alone."""
+    record = records.load(study)
+    runs = Runs(record)
+    return {
+        claim: judge(claim, Contrast(**plain), runs, record["analysis"]["seeds"])
+        for claim, plain in record["analysis"]["contrasts"].items()
+    }
+
+
+def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) -> HTML:
+    """The card that opens a page: symptom, verdicts, a fix to copy, tested and not tested on.
+
+    `studies` are the names of the page's records. `fix` is at most three lines of code; a longer
+    one raises ValueError.
+    """
+    verdicts = [v for name in studies for v in recorded(name).values() if " @ " not in v.claim]
+    if len(fix.strip().splitlines()) > 3:
+        raise ValueError(f"fix has {len(fix.strip().splitlines())} lines; a card takes three")
+    texts = _claim_texts()
+    lines = "".join(
+        f"<li>{pill(v.word)} <b>{v.claim}</b> {html.escape(texts[v.claim])} "
+        f'<span class="numbers">{html.escape(_numbers(v))}</span></li>'
+        for v in verdicts
+    )
+    answer = "\n".join(f"- {sentence(v)}: {texts[v.claim]}" for v in verdicts)
+    answer = f"Training Folklore on Trial: {symptom}\n\n{answer}\n\n{{url}}"
+    return HTML(
+        f'<div class="trial-card" data-answer="{html.escape(answer, quote=True)}">'
+        f'<p class="symptom">{html.escape(symptom)}</p><ul>{lines}</ul>'
+        f"<pre><code>{html.escape(fix.strip())}</code></pre>"
+        f'<p class="scope"><i>Tested on</i> {html.escape(tested)} '
+        f"<i>Not tested on</i> {html.escape(not_tested)}</p></div>"
+    )
+
+
+def _numbers(verdict: Verdict) -> str:
+    shown = [effect(verdict), interval(verdict), runs_done(verdict)]
+    return " · ".join(text for text in shown if text != "–")
+
+
+# --- claims and the board ---------------------------------------------------------------------
+
+
+def load_claims() -> list[dict]:
+    """The 70 rows of `claims.yml`, in order."""
+    return yaml.safe_load((CHAPTERS / "claims.yml").read_text(encoding="utf-8"))
+
+
+def _claim_texts() -> dict[str, str]:
+    rows = load_claims()
+    return {r["id"]: r["claim"] for r in [*rows, *(p for r in rows for p in r.get("parts", []))]}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the board."""
+
+    claim: dict
+    word: str
+    verdicts: list[Verdict]
+    boundaries: list[Verdict]
+    runs: list[dict]
+
+
+def judged() -> dict[str, tuple[Verdict, list[dict]]]:
+    """Every contrast of every record, judged now: claim id -> (verdict, the runs it rests on)."""
+    found = {}
+    for name, record in records.load_all().items():
+        runs = Runs(record)
+        for claim, verdict in recorded(name).items():
+            arms = Contrast(**record["analysis"]["contrasts"][claim]).arms()
+            found[claim] = (verdict, [run for arm in arms for run in runs.of(arm)])
+    return found
+
+
+def board_rows() -> list[Row]:
+    """The 70 rows with their verdicts, recomputed from the records."""
+    found = judged()
+    return [_row(claim, found) for claim in load_claims()]
+
+
+def _row(claim: dict, found: dict) -> Row:
+    same_as = claim.get("same_as", claim["id"])
+    ids = [part["id"] for part in claim.get("parts", [])] or [same_as]
+    known = [found[i] for i in ids if i in found]
+    boundaries = [v for i, (v, _) in found.items() if re.match(rf"{same_as}[a-z]? @ ", i)]
+    words = {i: found[i][0].word if i in found else "not yet" for i in ids}
+    main = next((p["id"] for p in claim.get("parts", []) if p["main"]), same_as)
+    runs = {id(run): run for _, used in known for run in used}
+    return Row(claim, combine(words, main), [v for v, _ in known], boundaries, list(runs.values()))
+
+
+def board() -> HTML:
+    """The verdict board: 70 rows, filtered in the page by text, part and verdict."""
+    rows = board_rows()
+    head = (
+        "Claim",
+        "Verdict",
+        "Effect",
+        "95 % interval",
+        "n",
+        "Budget",
+        "Where it ends",
+        "Checked",
+    )
+    cells = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(_board_row(row, head) for row in rows)
+    table = f'<table class="board"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    return HTML(f'<div class="board-frame">{table}</div>')
+
+
+def _board_row(row: Row, head: tuple) -> str:
+    claim = row.claim
+    link = (
+        f'<a href="{claim["page"]}.html">{claim["id"]}</a>' if _page_exists(claim) else claim["id"]
+    )
+    parts = "".join(
+        f"<br><small>{v.claim} {pill(v.word)} {html.escape(_numbers(v))}</small>"
+        for v in (row.verdicts if len(claim.get("parts", [])) > 1 else [])
+    )
+    single = row.verdicts[0] if row.verdicts and not parts else None
+    columns = (
+        f"<b>{link}</b> {html.escape(claim['claim'])}{parts}",
+        pill(row.word),
+        html.escape(effect(single)) if single else "–",
+        html.escape(interval(single)) if single else "–",
+        html.escape(runs_done(single)) if single else _lengths(row),
+        _budget(row.runs),
+        "; ".join(f"{v.claim.split(' @ ')[1]}: {pill(v.word)}" for v in row.boundaries) or "–",
+        _checked(row.runs),
+    )
+    data = "".join(
+        f'<td data-label="{name}">{text}</td>' for name, text in zip(head, columns, strict=True)
+    )
+    return (
+        f'<tr id="{claim["id"]}" data-part="{claim["id"][0]}" data-verdict="{row.word}">{data}</tr>'
+    )
+
+
+def _lengths(row: Row) -> str:
+    return ", ".join(sorted({runs_done(v) for v in row.verdicts})) or "–"
+
+
+def _budget(runs: list[dict]) -> str:
+    if not runs:
+        return "–"
+    seconds = sum(run["seconds"] for run in runs)
+    return (
+        f"{len(runs)} runs, {seconds / 60:.0f} core-min" if seconds >= 60 else f"{len(runs)} runs"
+    )
+
+
+def _checked(runs: list[dict]) -> str:
+    if not runs:
+        return "–"
+    versions = ", ".join(sorted({run["torch"] for run in runs}))
+    return f"torch {versions}, {max(run['date'] for run in runs)}"
+
+
+def _page_exists(claim: dict) -> bool:
+    return (CHAPTERS / f"{claim['page']}.md").exists()
+
+
+def board_summary() -> Markdown:
+    """How many rows are decided, and how many of those would err by chance at 99 %."""
+    rows = board_rows()
+    tally = {
+        word: sum(row.word == word for row in rows) for word in dict.fromkeys(r.word for r in rows)
+    }
+    counts = ", ".join(f"{count} *{word}*" for word, count in tally.items())
+    decided = sum(v.word in ("holds", "fails") and v.needed > 0 for r in rows for v in r.verdicts)
+    return Markdown(
+        f"{len(rows)} claims: {counts}. {decided} verdicts rest on runs; each is decided at 99 %, "
+        f"so about {decided / 100:.1f} of them would be wrong by chance alone."
+    )
+
+
+# --- symptoms ---------------------------------------------------------------------------------
+
+
+def front_matter(page: Path) -> dict:
+    """The YAML block that opens a MyST page."""
+    match = re.match(r"---\n(.*?)\n---\n", page.read_text(encoding="utf-8"), re.DOTALL)
+    return yaml.safe_load(match.group(1)) if match else {}
+
+
+def symptom_table() -> Markdown:
+    """What a reader sees, the likely cause, a two-minute test, the page: from the pages themselves.
+
+    Every page lists its own rows under `symptoms:` in its front matter.
+    """
+    lines = ["| You see | Likely cause | Two-minute test | Page |", "|---|---|---|---|"]
+    for page in sorted(CHAPTERS.rglob("*.md")):
+        slug = page.relative_to(CHAPTERS).as_posix()
+        for row in front_matter(page).get("symptoms", []):
+            lines.append(f"| {row['see']} | {row['cause']} | {row['test']} | [read]({slug}) |")
+    return Markdown("\n".join(lines))
+
+
+# --- the library --------------------------------------------------------------------------------
+
+
+def library_reference() -> Markdown:
+    """Rooms and public names of course_lib with the first sentence of each docstring, by ast."""
+    package = Path(__file__).parent
+    return Markdown("\n".join(line for room in ROOMS for line in _room(package / f"{room}.py")))
+
+
+def _room(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    rows = [
+        f"| `{node.name}` | {_first_sentence(node)} |"
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and ast.get_docstring(node)
+    ]
+    head = [
+        f"## `{path.stem}`",
+        "",
+        _first_sentence(tree),
+        "",
+        "| name | what it is |",
+        "|---|---|",
+    ]
+    return [*head, *rows, ""]
+
+
+def _first_sentence(node: ast.AST) -> str:
+    paragraph = ast.get_docstring(node).split("\n\n")[0].replace("\n", " ")
+    return re.split(r"(?<=[.:])\s", paragraph)[0].replace("|", "\\|")

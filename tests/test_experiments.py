@@ -1,0 +1,285 @@
+"""Studies, their queue and their canaries, on tiny runs."""
+
+import json
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from course_lib import data, experiments, records, tasks
+from course_lib.data import Dataset, Split
+from course_lib.experiments import Study
+from course_lib.records import RecordError
+from course_lib.training import TrainConfig
+from course_lib.verdicts import better, event
+
+TINY = TrainConfig(
+    model="mlp", model_options={"widths": (3072, 4, 10)}, num_train=64, num_test=32, epochs=1, batch_size=32
+)
+ARMS = {"plain": TINY, "scaled": replace(TINY, input_scale=2.0)}
+CLAIMS = {"S1": better("plain", "test_accuracy", than="scaled", by=0.01)}
+
+
+class InProcess(Executor):
+    """Runs a job when it is submitted; can be told to die before the k-th."""
+
+    def __init__(self, dies_before: int | None = None):
+        self.count, self.dies_before = 0, dies_before
+
+    def submit(self, function, /, *arguments, **keywords):
+        if self.count == self.dies_before:
+            raise KeyboardInterrupt
+        self.count += 1
+        future = Future()
+        future.set_result(function(*arguments, **keywords))
+        return future
+
+
+def made_up(name: str) -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (5200, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    targets = torch.arange(5200) % 10  # a brighter image has a higher class, so there is a task
+    images = images // 8 + (targets * 20).to(torch.uint8).view(-1, 1, 1, 1)
+    split = Split(images, targets)
+    return Dataset(name, name, train=split, val=Split(images[:0], split.targets[:0]), test=split)
+
+
+@pytest.fixture
+def base(monkeypatch, tmp_path):
+    """A book without records whose CIFAR-10 is noise."""
+    dataset = made_up("CIFAR-10")
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(experiments, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(data, "load_cifar10", lambda: dataset)
+    monkeypatch.setattr(tasks, "default_base", lambda: dataset)
+    return dataset
+
+
+def compute(study: Study, executor: Executor | None = None) -> dict:
+    return experiments.compute(study, executor or InProcess(), say=lambda line: None)
+
+
+def numbers(record: dict) -> dict:
+    """What training decides; seconds and dates aside."""
+    return {key: (r["metrics"], r["history"]) for key, r in sorted(record["runs"].items())}
+
+
+def test_a_study_is_computed_and_judged(base):
+    study = Study("tiny", ARMS, CLAIMS, seeds=2)
+    assert study.verdict("S1").word == "not yet"
+    compute(study)
+    assert study.verdict("S1").word in ("holds", "fails", "open")
+    assert [run["seed"] for run in study.runs().of("plain")] == [0, 1]
+    record = records.load("tiny")
+    assert set(record["canaries"]) == set(ARMS)
+    one = next(iter(record["runs"].values()))
+    assert one["data"] == {"name": "CIFAR-10", "identity": "CIFAR-10"}
+    assert {"torch", "device", "precision", "threads", "source", "seconds", "date"} <= set(one)
+
+
+def test_a_killed_recompute_goes_on_to_the_same_record(base, tmp_path, monkeypatch):
+    study = Study("tiny", ARMS, CLAIMS, seeds=2)
+    whole = numbers(json.loads(compute_and_read(study)))
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "again")
+
+    class Dying(InProcess):
+        """Dies once two results are in the record."""
+
+        def submit(self, function, /, *arguments):
+            self.count += 1
+            future = Future()
+            if self.count > 2:
+                future.set_exception(KeyboardInterrupt())
+            else:
+                future.set_result(function(*arguments))
+            return future
+
+    with pytest.raises(KeyboardInterrupt):
+        compute(study, Dying())
+    assert len(records.load("tiny")["runs"]) <= 2
+    assert numbers(json.loads(compute_and_read(study))) == whole
+
+
+def compute_and_read(study: Study) -> str:
+    compute(study)
+    return records.path_of(study.name).read_text()
+
+
+def test_nothing_pending_runs_nothing(base):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1)
+    compute(study)
+    executor = InProcess()
+    compute(study, executor)
+    assert executor.count == 0
+
+
+def test_an_arm_or_a_seed_more_invalidates_nothing(base):
+    compute(Study("tiny", ARMS, CLAIMS, seeds=1))
+    executor = InProcess()
+    arms = {**ARMS, "third": replace(TINY, lr=0.1)}
+    compute(Study("tiny", arms, CLAIMS, seeds=2), executor)
+    assert executor.count == 4  # one more seed for two arms, two seeds for the new one
+
+
+def test_a_page_that_differs_from_its_record_is_told(base):
+    compute(Study("tiny", ARMS, CLAIMS, seeds=1))
+    with pytest.raises(RecordError, match="arms of study 'tiny' differ"):
+        Study("tiny", {**ARMS, "plain": replace(TINY, lr=0.5)}, CLAIMS, seeds=1).record()
+    with pytest.raises(RecordError, match="contrasts of study 'tiny' differ"):
+        Study("tiny", ARMS, {"S1": event("plain", "test_loss", at_most=9.0)}, seeds=1).record()
+    with pytest.raises(RecordError, match="seeds of study 'tiny' differ"):
+        Study("tiny", ARMS, CLAIMS, seeds=3).record()
+
+
+def test_a_changed_arm_does_not_count_its_old_runs(base):
+    compute(Study("tiny", ARMS, CLAIMS, seeds=2))
+    changed = Study("tiny", {**ARMS, "plain": replace(TINY, lr=0.5)}, CLAIMS, seeds=2)
+    record = compute(changed)
+    assert len(record["runs"]) == 6
+    assert [run["config"]["lr"] for run in changed.runs().of("plain")] == [0.5, 0.5]
+
+
+def test_other_data_is_refused(base, monkeypatch):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1)
+    compute(study)
+    monkeypatch.setattr(data, "load_cifar10", lambda: made_up("CIFAR-10, JPEG copy"))
+    with pytest.raises(RecordError, match="made on CIFAR-10, here lies CIFAR-10, JPEG copy"):
+        compute(study)
+
+
+def test_tuning_uses_validation_images_and_its_own_seeds(base):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
+    record = compute(study)
+    by_phase = {"tune": [], "judge": []}
+    for run in record["runs"].values():
+        by_phase[run["phase"]].append(run)
+    assert len(by_phase["tune"]) == 8 and len(by_phase["judge"]) == 2
+    assert all("test_accuracy" not in run["metrics"] for run in by_phase["tune"])
+    assert {run["seed"] for run in by_phase["tune"]} == {2000, 2001}
+    chosen = record["analysis"]["tuned"]["plain"]
+    assert chosen["num_val"] == experiments.TUNING_VAL
+    means = {}
+    for run in by_phase["tune"]:
+        if run["arm"] == "plain":
+            lr = run["config"].get("lr", TrainConfig().lr)
+            means.setdefault(lr, []).append(run["metrics"]["val_accuracy"])
+    assert chosen.get("lr", TrainConfig().lr) == max(means, key=lambda lr: sum(means[lr]))
+    assert len(study.runs().of("plain")) == 1
+
+
+def test_run_key_depends_on_configuration_seed_and_data_alone():
+    def key(config=TINY, seed=0, identity="a"):
+        return experiments.Job("s", "arm", config, seed, "judge").key(identity)
+
+    assert key() == key(replace(TINY))
+    assert len({key(), key(replace(TINY, lr=1.0)), key(seed=1), key(identity="b")}) == 4
+
+
+def test_the_canary_notices_a_change_in_training(monkeypatch):
+    before = experiments.canary(TINY)
+    assert len(before) == 10 and before == experiments.canary(TINY)
+    assert experiments.canary(replace(TINY, momentum=0.8)) != before
+
+
+@pytest.mark.parametrize("study", sorted(p.stem for p in records.RESULTS.glob("*.json")))
+def test_canaries_of_the_records_still_sing(study):
+    page_studies = experiments.all_studies()
+    record = records.load(study)
+    arms = page_studies[study].arms
+    for arm, losses in record["canaries"].items():
+        if arm in arms:
+            assert experiments.canary(arms[arm]) == pytest.approx(losses, rel=2e-3, abs=2e-3), arm
+
+
+def test_live_runs_are_cut_down(base):
+    study = Study("tiny", ARMS, CLAIMS, live={"epochs": 2, "num_train": 32})
+    assert study.run_live("plain").history["epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Study("Not a name", ARMS), "study name is 'Not a name'"),
+        (lambda: Study("tiny", {"plain": TINY}, CLAIMS), "S1 names arm 'scaled'"),
+        (lambda: Study("tiny", ARMS, CLAIMS).verdict("S9"), "claim is 'S9'"),
+        (lambda: Study("tiny", ARMS).run_live("other"), "arm is 'other'"),
+        (lambda: tasks.load("mnist", made_up("x")), "task is 'mnist'; known tasks: images"),
+    ],
+)
+def test_wrong_names_are_named_with_what_there_is(base, make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+PAGE = """---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+---
+# A page
+```{code-cell}
+:tags: [study, hide-input]
+from course_lib.experiments import Study
+from course_lib.training import TrainConfig
+```
+```{code-cell}
+raise RuntimeError("not a study cell")
+```
+```{code-cell} ipython3
+---
+tags: [study]
+---
+one = Study("one", arms={"a": TrainConfig()})
+```
+"""
+
+
+def test_study_cells_are_read_without_jupytext(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    (study,) = experiments.studies_of(page)
+    assert study.name == "one"
+    monkeypatch.setattr(experiments, "CHAPTERS", tmp_path)
+    assert list(experiments.all_studies()) == ["one"]
+    (tmp_path / "other.md").write_text(PAGE)
+    with pytest.raises(ValueError, match="stands on two pages"):
+        experiments.all_studies()
+
+
+def test_the_runner_needs_only_torch_and_numpy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import course_lib.experiments; "
+        "print([m for m in ('scipy', 'matplotlib', 'yaml', 'jupytext', 'IPython', 'torchvision', 'PIL', "
+        "'tqdm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_study_on_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "all_studies", lambda: {"tiny": SimpleNamespace()})
+    with pytest.raises(SystemExit):
+        experiments.main(["nothing"])
+    assert "known studies: tiny" in capsys.readouterr().err
+
+
+def test_reshaping_keeps_the_values_and_loses_the_neighbours():
+    dataset = made_up("x")
+    shredded = tasks.load("images_reshaped", dataset, num_train=10, num_test=10).train.inputs
+    original = dataset.train.inputs[:10]
+    by_hand = torch.stack([img.permute(1, 2, 0).reshape(-1).reshape(3, 32, 32) for img in original])
+    assert torch.equal(shredded, by_hand)
+    assert not torch.equal(shredded, original)
+
+
+def test_principal_coordinates_keep_inner_products():
+    dataset = made_up("x")
+    projected = tasks.load("images_pca", dataset, num_train=256, num_test=10)
+    flat = dataset.train.inputs[:256].float().flatten(1) / 255
+    assert projected.train.inputs.shape == (256, 256)
+    torch.testing.assert_close(  # 256 images span at most 256 directions: nothing is lost
+        projected.train.inputs @ projected.train.inputs.T, flat @ flat.T, rtol=1e-3, atol=1e-2
+    )

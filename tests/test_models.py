@@ -1,0 +1,381 @@
+"""The nets are those of the texts: counts, layers, initial weights, padding, norms, constraints."""
+
+import copy
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from course_lib import models
+
+
+def seeded(name, seed=0, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return models.build(name, **options)
+
+
+@functools.cache
+def posted(name):
+    """The net at its defaults, shared by tests that only read it."""
+    return seeded(name)
+
+
+def state(model):
+    return [(key, value.clone()) for key, value in model.state_dict().items()]
+
+
+def same_bits(one, other):
+    return all(k == m and torch.equal(v, w) for (k, v), (m, w) in zip(one, other, strict=True))
+
+
+# --- counts and shapes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_count_and_shape(name):
+    model, (_, source, count) = seeded(name), models.MODELS[name]
+    assert sum(p.numel() for p in model.parameters()) == count == models.num_parameters(model)
+    assert source
+    for mode in (True, False):
+        logits = model.train(mode)(torch.rand(2, 3, 32, 32))
+        assert logits.shape == (2, 10) and logits.isfinite().all()
+
+
+def test_counts_that_the_texts_give():
+    # Keras' summary adds the moving statistics of batch normalisation: 9,600 in all_conv.
+    for name, count in {"all_conv": 1_834_602, "thin_cnn": 183_242}.items():
+        assert models.num_parameters(posted(name), statistics=True) == count
+    assert models.num_parameters(seeded("stuck_cnn_bn", axis="channels")) == 2_918_634
+
+
+def test_frozen_weights_are_not_counted():
+    model = seeded("scaling_mlp")
+    model.linear1.weight.requires_grad_(False)
+    assert models.num_parameters(model) == 3000
+
+
+def test_scaling_mlp_has_the_bits_of_the_posted_net():
+    model = seeded("scaling_mlp", seed=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        first, second = nn.Linear(3072, 300, bias=False), nn.Linear(300, 10, bias=False)
+    assert torch.equal(model.linear1.weight, first.weight)
+    assert torch.equal(model.linear2.weight, second.weight)
+    inputs = torch.rand(4, 3, 32, 32)
+    expected = second(torch.relu(first(inputs.reshape(4, -1))))
+    assert torch.equal(model(inputs), expected)
+    assert not any(key.endswith("bias") for key, _ in state(model))
+
+
+ORDERS = {
+    "stuck_cnn": "conv relu conv relu maxpool dropout " * 3
+    + "flatten linear relu dropout linear relu dropout linear",
+    "stuck_cnn_bn": "conv relu conv relu maxpool columnnorm dropout " * 2
+    + "conv relu conv relu columnnorm maxpool dropout flatten "
+    + "linear relu batchnorm dropout " * 2
+    + "linear",
+    "all_conv": "conv relu conv relu dropout " * 2 + "flatten batchnorm linear relu linear",
+    "strided_cnn": "conv relu dropout conv relu dropout flatten linear relu dropout linear",
+    "thin_cnn": "zeropad conv maxpool relu dropout zeropad conv relu dropout conv relu dropout "
+    + "conv relu maxpool dropout flatten linear relu dropout linear tanh dropout linear",
+    "small_cnn": "conv relu maxpool " * 3 + "flatten linear",
+    "scaling_mlp": "flatten linear relu linear",
+}
+RATES = {
+    "stuck_cnn": [0.2, 0.2, 0.2, 0.5, 0.5],
+    "stuck_cnn_bn": [0.2, 0.2, 0.2, 0.5, 0.5],
+    "all_conv": [0.2, 0.5],
+    "strided_cnn": [0.1, 0.2, 0.3],
+    "thin_cnn": [0.25, 0.25, 0.25, 0.15, 0.25, 0.25],
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_layers_come_in_the_posted_order(name):
+    kinds = [key.rstrip("0123456789") for key, _ in posted(name).named_children()]
+    assert kinds == ORDERS[name].split()
+
+
+def rates_of(model):
+    return [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_dropout_rates_and_scale(name):
+    assert rates_of(posted(name)) == RATES[name]
+    assert rates_of(seeded(name, dropout_scale=1.5)) == [1.5 * rate for rate in RATES[name]]
+    bare = seeded(name, dropout_scale=0)
+    assert set(rates_of(bare)) == {0.0}
+    if name in ("stuck_cnn", "strided_cnn", "thin_cnn"):  # no batch normalisation either
+        inputs = torch.rand(2, 3, 32, 32)
+        assert torch.equal(bare.train()(inputs), bare.eval()(inputs))
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_dropout_acts_in_training_only(name):
+    model, inputs = seeded(name), torch.rand(2, 3, 32, 32)
+    model.train()
+    assert not torch.equal(model(inputs), model(inputs))
+    model.eval()
+    assert torch.equal(model(inputs), model(inputs))
+
+
+def test_shapes_other_than_cifar():
+    assert seeded("stuck_cnn", image_shape=(1, 28, 28))(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    model = seeded("stuck_cnn_bn", image_shape=(1, 28, 28))
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    model = seeded("small_cnn", widths=(4, 8), image_shape=(1, 12, 9))
+    assert model(torch.rand(2, 1, 12, 9)).shape == (2, 10)
+    assert seeded("mlp", widths=(48, 32, 10), bias=False)(torch.rand(5, 48)).shape == (5, 10)
+
+
+def test_options_survive_json():
+    options = {"widths": (48, 32, 10), "init_std": (0.1, None), "activation": "tanh"}
+    kept = json.loads(json.dumps(options))
+    assert same_bits(state(seeded("mlp", **options)), state(seeded("mlp", **kept)))
+
+
+def test_activation_by_name():
+    for name, kind in {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}.items():
+        model = seeded("mlp", widths=(4, 3, 3, 2), activation=name)
+        assert [type(m) for m in model][1:] == [nn.Linear, kind, nn.Linear, kind, nn.Linear]
+
+
+# --- seeds and initial weights ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_seed_decides_the_bits(name):
+    one, again, other = (state(seeded(name, seed)) for seed in (1, 1, 2))
+    assert same_bits(one, again)
+    assert not same_bits(one, other)
+
+
+def test_generator_decides_the_bits_and_spares_the_global_one():
+    before = torch.get_rng_state()
+    made = [
+        models.build("small_cnn", generator=torch.Generator().manual_seed(seed))
+        for seed in (5, 5, 6)
+    ]
+    assert torch.equal(torch.get_rng_state(), before)
+    one, again, other = (state(model) for model in made)
+    assert same_bits(one, again)
+    assert not same_bits(one, other)
+
+
+KERAS = ("stuck_cnn", "stuck_cnn_bn", "all_conv", "strided_cnn", "thin_cnn")
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_keras_nets_start_glorot_uniform(name):
+    for layer in models.weight_layers(posted(name)):
+        filters, channels, *kernel = layer.weight.shape
+        area = int(np.prod(kernel))  # 1 for a dense layer
+        bound = np.sqrt(6 / (area * channels + area * filters))
+        largest = layer.weight.abs().max().item()
+        assert 0.99 * bound < largest <= bound * (1 + 1e-6)
+        std = layer.weight.std().item()
+        assert std == pytest.approx(bound / np.sqrt(3), rel=5 / np.sqrt(layer.weight.numel()))
+        assert layer.bias is None or not layer.bias.any()
+
+
+def test_strided_cnn_has_a_bias_where_posted():
+    assert posted("strided_cnn").conv1.bias is not None
+    assert posted("strided_cnn").conv2.bias is None
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+def test_default_start_is_pytorchs(name):
+    for layer in models.weight_layers(posted(name)):
+        bound = 1 / np.sqrt(layer.weight[0].numel())
+        assert 0.95 * bound < layer.weight.abs().max().item() <= bound * (1 + 1e-6)
+        assert layer.bias.any()
+
+
+def test_he_normal():
+    first = seeded("mlp", init="he_normal").linear1
+    assert first.weight.std().item() == pytest.approx(np.sqrt(2 / 3072), rel=0.01)
+    assert first.weight.abs().max().item() > 4 * np.sqrt(2 / 3072)  # no uniform, not truncated
+    assert not first.bias.any()
+
+
+def test_init_std_for_one_layer_or_for_all():
+    std = 1 / np.sqrt(3 * 3072)
+    model = seeded("mlp", widths=(256, 300, 10), bias=False, init_std=(std, None))
+    assert model.linear1.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert model.linear1.weight.abs().max().item() > 3.5 * std  # Gaussian: uniform ends at 1.7
+    assert model.linear2.weight.abs().max().item() <= 1 / np.sqrt(300)
+    both = seeded("mlp", widths=(256, 300, 10), init_std=0.5)
+    for layer in models.weight_layers(both):
+        assert layer.weight.std().item() == pytest.approx(0.5, rel=0.05)
+        assert not layer.bias.any()
+
+
+# --- batch normalisation ----------------------------------------------------------------------
+
+
+def test_axis_width_normalises_columns():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(4, 3, 5, 6)) * np.arange(1, 7) + np.arange(6)  # columns differ
+    norm = models.ColumnNorm(6, **models.KERAS_NORM).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1, 7))
+        norm.bias.copy_(torch.arange(6, dtype=torch.float64) / 10)
+    scale, shift = np.arange(1, 7), np.arange(6) / 10
+    mean, variance = inputs.mean(axis=(0, 1, 2)), inputs.var(axis=(0, 1, 2))  # (6,)
+
+    outputs = norm.train()(torch.from_numpy(inputs)).detach().numpy()
+    expected = (inputs - mean) / np.sqrt(variance + 1e-3) * scale + shift
+    np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-12)
+
+    moving_mean, n = 0.01 * mean, 4 * 3 * 5
+    moving_variance = 0.99 + 0.01 * variance * n / (n - 1)
+    np.testing.assert_allclose(norm.running_mean, moving_mean, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(norm.running_var, moving_variance, rtol=1e-9)
+
+    outputs = norm.eval()(torch.from_numpy(inputs)).detach().numpy()
+    expected = (inputs - moving_mean) / np.sqrt(moving_variance + 1e-3) * scale + shift
+    np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_norm_sizes_as_posted_and_as_meant():
+    for axis, kind, sizes in (
+        ("width", models.ColumnNorm, [16, 8, 8]),
+        ("channels", nn.BatchNorm2d, [32, 64, 128]),
+    ):
+        modules = list(seeded("stuck_cnn_bn", axis=axis))
+        norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+        assert [type(m) for m in norms] == [kind] * 3
+        assert [m.num_features for m in norms] == sizes
+        dense = [m for m in modules if isinstance(m, nn.BatchNorm1d)]
+        assert [m.num_features for m in dense] == [1024, 512]
+        assert {(m.eps, m.momentum) for m in norms + dense} == {(1e-3, 0.01)}
+
+
+# --- padding ----------------------------------------------------------------------------------
+
+
+def tensorflow_conv(inputs, weight, bias, stride):
+    """'same' convolution by TensorFlow's published rule, one output at a time, in numpy."""
+    size, kernel = inputs.shape[-1], weight.shape[-1]
+    side = -(-size // stride)
+    total = max((side - 1) * stride + kernel - size, 0)
+    pad = (total // 2, total - total // 2)
+    padded = np.pad(inputs, ((0, 0), (0, 0), pad, pad))
+    out = np.empty((len(inputs), len(weight), side, side))
+    for row, column in np.ndindex(side, side):
+        top, left = row * stride, column * stride
+        patch = padded[:, :, top : top + kernel, left : left + kernel]
+        out[:, :, row, column] = np.tensordot(patch, weight, ([1, 2, 3], [1, 2, 3])) + bias
+    return out
+
+
+@pytest.mark.parametrize("kernel, stride", [(4, 1), (2, 1), (3, 1), (3, 2)])
+def test_same_padding_is_tensorflows(kernel, stride):
+    layers = nn.Sequential(*models._conv(2, 3, kernel, "same", stride=stride)).double()
+    inputs = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    convolution = layers[-1]
+    expected = tensorflow_conv(
+        inputs.numpy(),
+        convolution.weight.detach().numpy(),
+        convolution.bias.detach().numpy(),
+        stride,
+    )
+    np.testing.assert_allclose(layers(inputs).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_thin_cnn_pads_its_even_kernels_unevenly():
+    model = posted("thin_cnn")
+    assert model.zeropad1.padding == (1, 2, 1, 2) and model.conv1.kernel_size == (4, 4)
+    assert model.zeropad2.padding == (0, 1, 0, 1) and model.conv2.kernel_size == (2, 2)
+
+
+def test_all_conv_padding():
+    assert posted("all_conv").linear1.in_features == 192 * 5 * 5
+    model = seeded("all_conv", padding="same")
+    assert model.linear1.in_features == 192 * 8 * 8
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert [m.stride[0] for m in model if isinstance(m, nn.Conv2d)] == [1, 2, 1, 2]
+
+
+# --- weights in place -------------------------------------------------------------------------
+
+
+def test_weight_layers_are_in_forward_order():
+    model = posted("stuck_cnn_bn")
+    names = {id(m): name for name, m in model.named_modules()}
+    assert [names[id(m)] for m in models.weight_layers(model)] == [
+        *(f"conv{i}" for i in range(1, 7)),
+        *(f"linear{i}" for i in range(1, 4)),
+    ]
+
+
+def test_scale_initial_weights():
+    model = seeded("mlp", widths=(4, 3, 2))
+    before = copy.deepcopy(model)
+    models.scale_initial_weights(model, (1 / 256, 2))
+    assert torch.equal(model.linear1.weight * 256, before.linear1.weight)
+    assert torch.equal(model.linear2.weight, before.linear2.weight * 2)
+    assert torch.equal(model.linear1.bias, before.linear1.bias)
+    for scales in (0.5, [0.5]):
+        both = copy.deepcopy(before)
+        models.scale_initial_weights(both, scales)
+        assert torch.equal(both.linear1.weight, before.linear1.weight * 0.5)
+        assert torch.equal(both.linear2.weight, before.linear2.weight * 0.5)
+    assert model.linear1.weight.requires_grad and model.linear1.weight.is_leaf
+    with pytest.raises(ValueError, match="scales has 3 values; give 1, or 2"):
+        models.scale_initial_weights(model, (1, 2, 3))
+
+
+def test_max_norm_shrinks_long_rows_only():
+    model = seeded("stuck_cnn")
+    with torch.no_grad():
+        model.linear1.weight[:5] *= 100
+        model.linear3.weight.mul_(100)  # the last layer has no limit
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    models.apply_max_norm(model)
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"linear1.weight"}
+    old, new = before["linear1.weight"].numpy(), model.linear1.weight.detach().numpy()
+    norms = np.linalg.norm(old[:5].astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(new[:5], old[:5] * (3 / norms), rtol=1e-5)
+    assert np.linalg.norm(new[:5].astype(np.float64), axis=1).max() <= 3 + 1e-6
+    assert np.array_equal(new[5:], old[5:])
+    assert (model.linear1.max_norm, model.linear2.max_norm) == (3.0, 3.0)
+
+
+def test_max_norm_can_be_left_out():
+    for model in (seeded("stuck_cnn", max_norm=None), seeded("scaling_mlp")):
+        models.scale_initial_weights(model, 1000)
+        before = state(model)
+        models.apply_max_norm(model)
+        assert same_bits(before, state(model))
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("resnet", {}, "name is 'resnet'; known: scaling_mlp, mlp, stuck_cnn, "),
+        ("stuck_cnn", {"depth": 3}, "option of stuck_cnn is 'depth'; known: axis, dropout_scale, "),
+        ("scaling_mlp", {"bias": True}, "option of scaling_mlp is 'bias'; known: none"),
+        ("stuck_cnn_bn", {"axis": "rows"}, "axis is 'rows'; known: none, width, channels"),
+        ("all_conv", {"padding": "full"}, "padding is 'full'; known: valid, same"),
+        ("all_conv", {"init": "xavier"}, "init is 'xavier'; known: torch, glorot_uniform, he_n"),
+        ("mlp", {"activation": "swish"}, "activation is 'swish'; known: relu, tanh, sigmoid"),
+        ("mlp", {"widths": (10,)}, r"widths is \(10,\); give at least two positive"),
+        ("mlp", {"widths": (10, 0, 2)}, r"widths is \(10, 0, 2\); give at least two positive"),
+        ("mlp", {"init_std": (1, 1, 1)}, "init_std has 3 values; give 1, or 2"),
+        ("thin_cnn", {"dropout_scale": 4}, "dropout_scale is 4; choose one that leaves 0.25 × it"),
+        ("small_cnn", {"image_shape": (3, 8, 7)}, "image_shape is .*; 3 pools need sides ≥ 8"),
+    ],
+)
+def test_bad_requests_are_answered_in_a_sentence(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(name, **options)

@@ -1,0 +1,132 @@
+"""What pages show: numbers with units, the card, the board, the symptom table."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from course_lib import pages, records
+from course_lib.verdicts import Verdict
+
+HOLDS = Verdict(
+    claim="S1", word="holds", kind="better", n=10, needed=10, effect=0.032, interval95=(0.02, 0.044),
+    interval99=(0.015, 0.049), threshold=0.01, flips_at=0.015, metric="test_accuracy",
+)  # fmt: skip
+
+
+def make_record(study: str, *, accuracy: float, seeds: int = 3, claim: str = "S1") -> dict:
+    contrast = {"kind": "number", "arm": "a", "metric": "test_accuracy", "threshold": 0.5}
+    record = records.empty(study, {"arms": {"a": {}}, "contrasts": {claim: contrast}, "seeds": 3, "tune": {}})
+    for seed in range(seeds):
+        record["runs"][f"{seed:016d}"] = {
+            "arm": "a", "seed": seed, "phase": "judge", "config": {}, "seconds": 40.0, "torch": "2.13.0",
+            "date": "2026-11-21", "device": "cpu", "data": {"name": "CIFAR-10", "identity": "x"},
+            "metrics": {"test_accuracy": accuracy + 0.001 * seed}, "history": {}, "probes": {},
+        }  # fmt: skip
+    return record
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_numbers_carry_their_unit():
+    assert pages.percent(0.4853) == "48.5 %"
+    assert pages.points(-0.0321) == "−3.2 points"
+    assert pages.level(0.25, "dead_share") == "25.0 %"
+    assert pages.level(2.302585, "train_loss") == "2.3 nats"
+
+
+def test_a_verdict_as_a_sentence():
+    assert pages.sentence(HOLDS) == (
+        "**S1: holds** · +3.2 points · 95 % interval +2.0 points to +4.4 points · n = 10. "
+        "Margin 1.0 points; the verdict would change at 1.5 points."
+    )
+
+
+def test_not_yet_shows_how_many_runs_there_are():
+    verdict = replace(HOLDS, word="not yet", n=4)
+    assert pages.sentence(verdict) == "**S1: not yet** · 4 of 10 runs"
+
+
+def test_every_kind_and_word_makes_a_sentence():
+    for kind in ("number", "better", "same", "always", "event", "diagnostic", "exact", "text"):
+        for word in ("not yet", "holds", "fails", "open"):
+            verdict = replace(HOLDS, kind=kind, word=word, detail="3 of 4 runs")
+            assert f"S1: {word}" in pages.sentence(verdict)
+
+
+def test_the_board_has_70_rows_and_follows_the_records(results):
+    rows = pages.board_rows()
+    assert len(rows) == 70 and {row.word for row in rows} == {"not yet"}
+    records.save(make_record("made_up", accuracy=0.5))
+    html = pages.board().data
+    assert len(re.findall("<tr id=", html)) == 70
+    assert re.search(r'<tr id="S1" data-part="S" data-verdict="holds">', html)
+    assert "50.1 %" in html and "torch 2.13.0, 2026-11-21" in html and "3 runs, 2 core-min" in html
+    (results / "made_up.json").unlink()
+    records.save(make_record("made_up", accuracy=0.9))
+    assert '<tr id="S1" data-part="S" data-verdict="fails">' in pages.board().data
+
+
+def test_a_record_with_missing_runs_is_not_yet(results):
+    records.save(make_record("made_up", accuracy=0.5, seeds=2))
+    (row,) = [row for row in pages.board_rows() if row.claim["id"] == "S1"]
+    assert row.word == "not yet"
+    assert "2 of 3 runs" in pages.board().data
+
+
+def test_a_row_that_equals_another_shares_its_verdict(results):
+    records.save(make_record("made_up", accuracy=0.5, claim="S3"))
+    words = {row.claim["id"]: row.word for row in pages.board_rows()}
+    assert words["S3"] == words["S10"] == "holds"
+
+
+def test_a_setting_is_shown_as_a_boundary(results):
+    records.save(make_record("made_up", accuracy=0.5, claim="S1 @ batch 50"))
+    (row,) = [row for row in pages.board_rows() if row.claim["id"] == "S1"]
+    assert row.word == "not yet" and [v.word for v in row.boundaries] == ["holds"]
+    assert "batch 50: " in pages.board().data
+
+
+def test_the_summary_counts_what_rests_on_runs(results):
+    records.save(make_record("made_up", accuracy=0.5))
+    text = pages.board_summary().data
+    assert text.startswith("70 claims: 1 *holds*, 69 *not yet*. 1 verdict")
+
+
+def test_the_card_carries_its_answer_and_a_short_fix(results):
+    records.save(make_record("made_up", accuracy=0.5))
+    scope = {"tested": "this.", "not_tested": "that."}
+    card = pages.card("Loss < 1 & stuck", "made_up", fix="x = x / 255", **scope).data
+    assert "Loss &lt; 1 &amp; stuck" in card and "{url}" in card and "verdict-holds" in card
+    with pytest.raises(ValueError, match="fix has 4 lines; a card takes three"):
+        pages.card("x", "made_up", fix="a\nb\nc\nd", **scope)
+
+
+def test_symptoms_come_from_the_front_matter(monkeypatch, tmp_path):
+    (tmp_path / "scaling").mkdir()
+    page = '---\nsymptoms:\n  - {see: "NaN", cause: "lr", test: "halve it"}\n---\n# Title\n'
+    (tmp_path / "scaling" / "page.md").write_text(page)
+    (tmp_path / "bare.md").write_text("# No front matter\n")
+    monkeypatch.setattr(pages, "CHAPTERS", tmp_path)
+    assert pages.symptom_table().data.splitlines()[2:] == [
+        "| NaN | lr | halve it | [read](scaling/page.md) |"
+    ]
+
+
+def test_the_library_reference_names_every_room():
+    text = pages.library_reference().data
+    assert all(f"## `{room}`" in text for room in pages.ROOMS)
+    assert "| `TrainConfig` |" in text and "_Run" not in text
+
+
+def test_first_step_waits_for_the_slowest_seed():
+    record = make_record("made_up", accuracy=0.5, seeds=2)
+    for run, shares in zip(record["runs"].values(), ([0.0, 1.0, 1.0], [0.0, 0.5, 1.0]), strict=True):
+        run["probes"] = {"step": [0, 1, 5], "dead_share": shares}
+    runs = records.Runs(record)
+    assert pages.first_step(runs, "a", "dead_share", at_least=1.0) == 5
+    assert pages.first_step(runs, "a", "dead_share", at_least=2.0) is None

@@ -1,0 +1,305 @@
+"""The training loop against a loop written by hand, and its promises one by one."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from course_lib import models, training
+from course_lib.data import Dataset, Split
+from course_lib.training import TrainConfig
+
+SMALL = TrainConfig(
+    model="mlp",
+    model_options={"widths": (48, 16, 10), "bias": False},
+    lr=0.05,
+    epochs=2,
+    batch_size=32,
+)
+
+
+def make_split(count: int, *, seed: int, dimensions: int = 48) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, dimensions, generator=generator)
+    return Split(inputs, inputs[:, :10].argmax(dim=1))
+
+
+def make_dataset(num_train: int = 200, num_val: int = 0) -> Dataset:
+    splits = {
+        "train": make_split(num_train, seed=1),
+        "val": make_split(num_val, seed=2),
+        "test": make_split(50, seed=3),
+    }
+    return Dataset("made up", "0" * 16, **splits)
+
+
+def make_images(count: int = 64) -> Dataset:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.arange(count) % 10)
+    return Dataset("made up", "1" * 16, train=split, val=Split(images[:0], split.targets[:0]), test=split)
+
+
+def weights(result) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in result.model.parameters()])
+
+
+def train(config: TrainConfig = SMALL, seed: int = 0, dataset: Dataset | None = None, **rest):
+    return training.train(config, seed, dataset or make_dataset(), **rest)
+
+
+def test_the_loop_equals_one_written_by_hand():
+    dataset, config = make_dataset(), replace(SMALL, weight_decay=0.01)
+    torch.manual_seed(7)
+    model = models.build("mlp", widths=(48, 16, 10), bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    order = torch.Generator().manual_seed(7)
+    for _ in range(2):
+        permutation = torch.randperm(200, generator=order)
+        for chosen in permutation.split(32):
+            loss = F.cross_entropy(model(dataset.train.inputs[chosen]), dataset.train.targets[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    by_hand = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights(train(config, 7, dataset)), by_hand, rtol=1e-5, atol=1e-7)
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits():
+    assert torch.equal(weights(train(seed=3)), weights(train(seed=3)))
+    assert not torch.equal(weights(train(seed=3)), weights(train(seed=4)))
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    train()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocess": "centre"},
+        {"preprocess": "standardise"},
+        {"input_scale": 2.0},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"optimizer": "adadelta"},
+        {"lr": 0.02},
+        {"momentum": 0.5},
+        {"dampening": 0.5},
+        {"nesterov": True},
+        {"weight_decay": 0.1},
+        {"schedule": "linear"},
+        {"schedule": "cosine"},
+        {"epochs": 3},
+        {"batch_size": 16},
+        {"init_scale": (2.0, 1.0)},
+        {"lr_scale": (1.0, 0.5)},
+        {"weight_decay_scale": (50.0, 1.0)},
+        {"precision": "bf16"},
+    ],
+)
+def test_every_field_changes_the_run(change):
+    assert not torch.equal(weights(train()), weights(train(replace(SMALL, **change))))
+
+
+@pytest.mark.parametrize(
+    "change", [{"betas": (0.5, 0.9)}, {"eps": 0.1}, {"eps_scale": (1e6, 1.0)}]
+)
+def test_adam_fields_change_an_adam_run(change):
+    adam = replace(SMALL, optimizer="adam", lr=0.001)
+    assert not torch.equal(weights(train(adam)), weights(train(replace(adam, **change))))
+
+
+def test_a_layer_with_lr_factor_0_stays_and_its_bias_still_learns():
+    config = replace(SMALL, model_options={"widths": (48, 16, 10)}, lr_scale=(0.0, 1.0), weight_decay=0.0)
+    start = train(replace(config, epochs=0)).model.state_dict()
+    end = train(config).model.state_dict()
+    first_weight, first_bias = list(start)[:2]
+    assert torch.equal(start[first_weight], end[first_weight])
+    assert not torch.equal(start[first_bias], end[first_bias])
+
+
+def test_weight_decay_factor_acts_on_its_layer_alone():
+    config = replace(SMALL, lr=0.1, momentum=0.0, weight_decay=0.1, weight_decay_scale=(2.0, 0.0))
+    dataset = make_dataset(32)
+    step = replace(config, epochs=1)
+    start = weights(train(replace(config, epochs=0), 0, dataset))
+    bare = weights(train(replace(step, weight_decay=0.0), 0, dataset))
+    decayed = weights(train(step, 0, dataset))
+    expected = bare.clone()
+    expected[: 48 * 16] -= 0.1 * 0.1 * 2.0 * start[: 48 * 16]
+    torch.testing.assert_close(decayed, expected)
+
+
+def test_arms_share_initial_weights_and_order():
+    dataset = make_dataset(32)
+    one_step = replace(SMALL, epochs=1, momentum=0.0, weight_decay=0.0)
+    start = weights(train(replace(one_step, epochs=0), 0, dataset))
+    small, large = (weights(train(replace(one_step, lr=lr), 0, dataset)) for lr in (0.01, 0.02))
+    torch.testing.assert_close(large - start, 2 * (small - start), rtol=1e-3, atol=1e-7)
+
+
+def test_schedules_begin_at_1_and_the_falling_ones_reach_0():
+    assert [f(0, 10) for f in training.SCHEDULES.values()] == [1.0, 1.0, 1.0]
+    assert training.linear(10, 10) == 0.0
+    assert training.cosine(10, 10) == pytest.approx(0.0, abs=1e-12)
+    assert training.cosine(5, 10) == pytest.approx(0.5)
+
+
+def test_epoch_means_weigh_examples_not_batches():
+    config = replace(SMALL, lr=0.0, epochs=1, batch_size=150, weight_decay=0.0)
+    dataset = make_dataset(200)  # batches of 150 and 50
+    result = train(config, 0, dataset)
+    logits = result.model(dataset.train.inputs)
+    loss = F.cross_entropy(logits, dataset.train.targets).item()
+    share = (logits.argmax(1) == dataset.train.targets).float().mean().item()
+    assert result.history["train_loss"] == [pytest.approx(loss, rel=1e-5)]
+    assert result.history["train_accuracy"] == [pytest.approx(share)]
+
+
+def test_evaluate_matches_a_direct_computation_over_short_batches(monkeypatch):
+    monkeypatch.setattr(training, "EVAL_BATCH", 60)
+    dataset = make_dataset(200)
+    model = train(replace(SMALL, epochs=0), 0, dataset).model.train()
+    prepare = training.make_prepare(SMALL, dataset, torch.float32)
+    metrics = training.evaluate(model, dataset.train, prepare)
+    logits = model(dataset.train.inputs)
+    assert metrics.loss == pytest.approx(F.cross_entropy(logits, dataset.train.targets).item(), rel=1e-5)
+    assert metrics.max_abs_logit == pytest.approx(logits.abs().max().item())
+    assert model.training
+    with pytest.raises(ValueError, match="at least one"):
+        training.evaluate(model, dataset.val, prepare)
+
+
+def test_validation_is_read_each_epoch():
+    result = train(SMALL, 0, make_dataset(num_val=40))
+    assert len(result.history["val_accuracy"]) == len(result.history["val_loss"]) == 2
+
+
+def test_standardising_uses_the_training_split():
+    dataset = make_dataset()
+    prepare = training.make_prepare(replace(SMALL, preprocess="standardise"), dataset, torch.float64)
+    train_inputs = prepare(dataset.train.inputs)
+    torch.testing.assert_close(train_inputs.mean(0), torch.zeros(48, dtype=torch.float64))
+    torch.testing.assert_close(train_inputs.std(0), torch.ones(48, dtype=torch.float64))
+    expected = (dataset.test.inputs - dataset.train.inputs.mean(0)) / dataset.train.inputs.std(0)
+    torch.testing.assert_close(prepare(dataset.test.inputs).float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_taken_to_0_1_then_scaled():
+    dataset = make_images()
+    prepare = training.make_prepare(TrainConfig(input_scale=256.0), dataset, torch.float32)
+    assert torch.equal(prepare(dataset.train.inputs), dataset.train.inputs.float() / 255 * 256)
+
+
+def test_images_standardised_have_mean_0_and_std_1_per_channel():
+    dataset = make_images()
+    prepare = training.make_prepare(TrainConfig(preprocess="standardise"), dataset, torch.float32)
+    x = prepare(dataset.train.inputs)
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_augmentation_changes_the_run_and_only_where_it_is_on():
+    config = TrainConfig(epochs=1, batch_size=32)
+    plain, augmented = (train(replace(config, augment=on), 0, make_images()) for on in (False, True))
+    assert not torch.equal(weights(plain), weights(augmented))
+
+
+def test_divergence_is_a_result():
+    result = train(replace(SMALL, lr=1e20, epochs=5))
+    assert result.diverged_step is not None
+    assert result.diverged_step < 7 * len(result.history["epoch"])
+    assert len(result.history["epoch"]) < 5
+    assert train().diverged_step is None
+
+
+def test_probes_read_and_do_not_touch():
+    probed = train(replace(SMALL, probe_until=5))
+    assert probed.probes["step"] == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(weights(probed), weights(train()))
+    assert probed.probes["loss"][0] == pytest.approx(math.log(10), abs=0.3)
+    assert probed.probes["grad_norm"][0] > 0
+    assert train().probes == {}
+
+
+def test_max_norm_holds_after_training():
+    config = TrainConfig(model="stuck_cnn", optimizer="adam", lr=0.1, epochs=1, batch_size=32)
+    model = train(config, 0, make_images()).model
+    limits = [(m.weight.norm(dim=1).max().item(), m.max_norm) for m in model.modules() if hasattr(m, "max_norm")]
+    assert len(limits) == 2
+    assert all(norm <= limit * (1 + 1e-5) for norm, limit in limits)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    config = TrainConfig(
+        model="stuck_cnn", optimizer=optimizer, lr=0.001, epochs=3, batch_size=16,
+        augment=True, schedule="cosine", num_val=0, probe_until=5,
+    )  # fmt: skip
+    dataset, path = make_images(32), tmp_path / "run.pt"
+    whole = train(config, 1, dataset)
+
+    original = training._Run.train_epoch
+
+    def stop_in_second(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        original(self, epoch)
+
+    monkeypatch.setattr(training._Run, "train_epoch", stop_in_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, 1, dataset, checkpoint=path)
+    monkeypatch.setattr(training._Run, "train_epoch", original)
+    assert path.exists()
+    resumed = train(config, 1, dataset, checkpoint=path)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert (resumed.history, resumed.probes) == (whole.history, whole.probes)
+    assert not path.exists()
+
+
+def test_precisions():
+    assert weights(train(replace(SMALL, precision="fp64"))).dtype == torch.float64
+    assert weights(train(replace(SMALL, precision="bf16"))).dtype == torch.float32
+
+
+def test_plain_holds_the_difference_from_the_defaults():
+    assert TrainConfig().plain() == {}
+    assert replace(TrainConfig(), lr=0.1, init_scale=(1.0, 2.0)).plain() == {
+        "lr": 0.1,
+        "init_scale": [1.0, 2.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "lion"}, "optimizer is 'lion'; known: 'sgd'"),
+        ({"schedule": "step"}, "schedule is 'step'; known: constant"),
+        ({"preprocess": "zca"}, "preprocess is 'zca'; use 'none'"),
+        ({"precision": "fp8"}, "precision is 'fp8'; use 'fp32'"),
+        ({"lr_scale": (1.0,)}, "lr_scale has 1 factors, but the net has 2 weight layers"),
+        ({"model": "resnet"}, "resnet"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_remedy(change, message):
+    with pytest.raises(ValueError, match=message):
+        train(replace(SMALL, **change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="no CUDA device; use 'cpu'"):
+        train(device="cuda")
+
+
+def test_probe_steps_begin_at_0_and_end_at_last():
+    steps = training.probe_steps(4000)
+    assert steps[:3] == (0, 1, 2) and steps[-1] == 4000 and len(steps) <= 60
