@@ -405,4 +405,6 @@ def _list_pending(studies: list[Study]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from course_lib import experiments  # the module that pages import, not this copy of it
+
+    experiments.main()

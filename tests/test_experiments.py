@@ -1,6 +1,8 @@
 """Studies, their queue and their canaries, on tiny runs."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from types import SimpleNamespace
@@ -247,9 +249,6 @@ def test_study_cells_are_read_without_jupytext(tmp_path, monkeypatch):
 
 
 def test_the_runner_needs_only_torch_and_numpy():
-    import subprocess
-    import sys
-
     code = (
         "import sys; import course_lib.experiments; "
         "print([m for m in ('scipy', 'matplotlib', 'yaml', 'jupytext', 'IPython', 'torchvision', 'PIL', "
@@ -257,6 +256,14 @@ def test_the_runner_needs_only_torch_and_numpy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_finds_the_studies_of_the_book():
+    done = subprocess.run(
+        [sys.executable, "-m", "course_lib.experiments", "nothing"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "noise_floor" in done.stderr and "scaling_puzzle" in done.stderr
 
 
 def test_an_unknown_study_on_the_command_line(monkeypatch, capsys):
