@@ -1,4 +1,5 @@
 """What the chapters share. A room imports only rooms to its left:
 
-standin → data → tasks → models → diagnostics → training → experiments → plots → pages
+standin → data → tasks → models → diagnostics → training → records → verdicts → experiments →
+plots → pages
 """

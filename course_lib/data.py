@@ -161,7 +161,7 @@ def load_cifar10(root: str | Path | None = None, *, _counts: dict[str, int] = CO
             f"no CIFAR-10 in {root} ({flaw}); run `make data`, put train/<class>/* and"
             " test/<class>/* there, or set COURSE_DATA to the folder that has them"
         )
-    print(f"Reading {source.name} once, which takes 10–20 s ({flaw}).", file=sys.stderr)
+    print(f"Reading {source.name} once, about 20 s ({flaw}).", file=sys.stderr)
     name, tensors = (_read_batches if source.name == BATCHES else _read_folder)(source, _counts)
     for split in COUNTS:  # class folders come sorted by class
         order = torch.randperm(_counts[split], generator=torch.Generator().manual_seed(0))

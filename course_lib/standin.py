@@ -4,31 +4,31 @@ An image is a sum of three parts. The background is Gaussian noise with CIFAR-10
 colours and leading principal components. The layout is a coarse pattern of light and colour,
 which a fully connected net can read. The patches are striped spots: slant and stripe width tell
 the class, place and phase are random, so that a convolutional net learns them far more easily.
-Strengths are set so that 8,000 of these images show what 50,000 of CIFAR-10 do.
+There are no objects. Strengths were set by trial, so that small studies show what CIFAR-10 shows.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 NAME = "stand-in"
 # Widely published figures of CIFAR-10's training images: per channel, pixels in [0, 1].
 CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
 CHANNEL_STD = (0.2470, 0.2435, 0.2616)
 # Measured for this book on the training images of a JPEG copy (quality 75), not on the original
-# files. Slope: log power of the grey images against log frequency, 1 to 15 cycles per image.
-# Components: brightness, a gradient from top to bottom, a band across the middle.
-SPECTRUM_SLOPE = -2.72
-COMPONENT_SHARES = (0.292, 0.113, 0.067)  # of the variance of the 3,072 pixel values
+# files. Shares: brightness, top against bottom, a band across the middle, of all pixel variance.
+SPECTRUM_SLOPE = -2.72  # log power of grey against log frequency, 1 to 15 cycles per image
+COMPONENT_SHARES = (0.292, 0.113, 0.067)
 COLOUR_SHARES = (0.92, 0.065, 0.015)  # of grey, red against blue, green against both
 TOLERANCES = {"mean": 0.01, "std": 0.01, "slope": 0.2, "shares": 0.015}
 
-LAYOUT_SHARE = 0.30  # of the variance of the coarsest cosine waves: what the class decides
+LAYOUT_SHARE = 0.31  # of the variance of the coarsest cosine waves: what the class decides
 NUM_LAYOUTS = 2  # per class; more than one, so that a linear net falls behind a hidden layer
 NUM_PATCHES, PATCH_RADIUS = 4, 4.0  # per image; standard deviation of the window, in pixels
-PATCH_RANGE, PATCH_SHARE = (0.2, 1.25), 0.06  # amplitudes, and what they add to grey's variance
-STRIPE_WIDTHS = (4.0, 6.0)  # pixels per period; five slants and two widths make ten classes
+MAX_AMPLITUDE, PATCH_SHARE = 1.5, 0.075  # in deviations of grey; of the variance of grey
+STRIPE_WIDTHS = (4.0, 6.0)  # pixels per period; two widths and five slants make ten classes
 SPECTRUM_POWER = 1.8  # of the squared frequency; with the patches it gives SPECTRUM_SLOPE
 CLIPPING_GAIN = 1.05  # makes good the spread that is lost where pixels stop at 0 and 255
 BLOCK = 1000  # images drawn at a time; a change would change every image
@@ -39,9 +39,9 @@ def generate(num_train: int = 8000, num_test: int = 2000, *, seed: int = 0) -> d
     """Draw a training set and a test set of stand-in images.
 
     Returns train_images, train_targets, test_images, test_targets: images uint8 (N, 3, 32, 32),
-    targets int64 (N,) in shuffled order, the ten classes balanced to within one. The classes are
-    always the same; `seed` draws the images. Equal arguments give equal tensors, whatever the
-    number of threads; the test set does not depend on `num_train`.
+    targets int64 (N,) in shuffled order, the ten classes balanced to within one. Classes are always
+    the same, `seed` draws the images. Equal arguments give equal tensors, whatever the number of
+    threads; the test set does not depend on `num_train`.
 
     Raises ValueError for a negative size or seed.
     """
@@ -61,15 +61,14 @@ def _draw_images(targets: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one block of images, uint8 (B, 3, 32, 32)."""
     spread, layouts, place = _spectrum().sqrt(), _class_layouts(), torch.arange(32, dtype=DOUBLE)
     basis = 2**0.5 * torch.cos(math.pi / 32 * place[:, None] * (place + 0.5))  # (wave, place)
-    basis[0] = 1.0  # every wave has mean square 1
+    basis[0] = 1.0  # as every wave, of mean square 1
     which = torch.randint(NUM_LAYOUTS, targets.shape, generator=generator)
     # Some images are typical of their class, some hardly show it; the mean square is 1.
     typicality = 3**0.5 * torch.rand(len(targets), 1, 1, generator=generator, dtype=DOUBLE)
     planes = torch.empty(3, len(targets), 32, 32, dtype=DOUBLE)
-    for axis, waves in enumerate((32, 8, 8)):  # colour varies more smoothly than light
-        size = (len(targets), waves, waves)
-        noise = torch.randn(size, generator=generator, dtype=DOUBLE)
-        coarse = noise[:, :4, 0:3:2]  # a view; even waves, so that a flip changes nothing
+    for axis, waves in enumerate((32, 8, 8)):  # finer waves of colour are too weak to matter
+        noise = torch.randn(len(targets), waves, waves, generator=generator, dtype=DOUBLE)
+        coarse = noise[:, :4, 0:3:2]  # a view; even waves: a flip leaves the class as it is
         coarse *= (1 - LAYOUT_SHARE) ** 0.5
         coarse += LAYOUT_SHARE**0.5 * typicality * layouts[targets, which, axis]
         planes[axis] = basis[:waves].T @ (noise * spread[axis, :waves, :waves]) @ basis[:waves]
@@ -83,12 +82,10 @@ def _draw_patches(targets: Tensor, generator: torch.Generator) -> Tensor:
     tilt, left, top, phase, mirror, strength = torch.rand(shape, generator=generator, dtype=DOUBLE)
     slant = math.pi / 8 * (targets % 5).view(-1, 1, 1) + 0.1 * (tilt - 0.5)
     frequency = 2 * math.pi / torch.tensor(STRIPE_WIDTHS, dtype=DOUBLE)[targets // 5].view(-1, 1, 1)
-    place = torch.arange(32, dtype=DOUBLE)
-    x, y = place - (4 + 24 * left), place - (4 + 24 * top)  # (B, patches, 32), from the centre
+    x, y = (torch.arange(32, dtype=DOUBLE) - (4 + 24 * edge) for edge in (left, top))
     a = frequency * slant.cos() * x + 2 * math.pi * phase
     b = frequency * slant.sin() * y * (mirror[:, :1] - 0.5).sign()  # either way, per image
-    low, high = PATCH_RANGE
-    rows = (low + (high - low) * strength[:, :1]) * torch.exp(-0.5 * (y / PATCH_RADIUS) ** 2)
+    rows = MAX_AMPLITUDE * strength[:, :1] * torch.exp(-0.5 * (y / PATCH_RADIUS) ** 2)
     columns = torch.exp(-0.5 * (x / PATCH_RADIUS) ** 2)
     rows = torch.cat([rows * b.cos(), -rows * b.sin()], dim=1)  # (B, 2 patches, 32)
     return rows.mT @ torch.cat([columns * a.cos(), columns * a.sin()], dim=1)
@@ -96,32 +93,28 @@ def _draw_patches(targets: Tensor, generator: torch.Generator) -> Tensor:
 
 def _to_pixels(planes: Tensor) -> Tensor:
     """Turn the three colour axes (3, B, 32, 32) into images (B, 3, 32, 32)."""
-    axes = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=DOUBLE)
-    axes /= axes.norm(dim=1, keepdim=True)
+    axes = normalize(torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=DOUBLE))
     spread = (torch.tensor(COLOUR_SHARES, dtype=DOUBLE) @ axes**2).sqrt()  # of each channel
     gain = CLIPPING_GAIN * torch.tensor(CHANNEL_STD, dtype=DOUBLE) / spread
-    pixels = torch.einsum("ac,abyx->bcyx", axes * gain, planes)
-    pixels += torch.tensor(CHANNEL_MEAN, dtype=DOUBLE).view(3, 1, 1)
+    mean = torch.tensor(CHANNEL_MEAN, dtype=DOUBLE).view(3, 1, 1)
+    pixels = mean + torch.einsum("ac,abyx->bcyx", axes * gain, planes)
     return (255 * pixels).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _spectrum() -> Tensor:
     """Variance of the waves (3, 32, 32): colour axis, vertical wave, horizontal wave."""
-    wave = torch.arange(32, dtype=DOUBLE)
-    grey = (9 + wave[:, None] ** 2 + wave**2) ** -SPECTRUM_POWER
+    squares = torch.arange(32, dtype=DOUBLE) ** 2
+    grey = (9 + squares[:, None] + squares) ** -SPECTRUM_POWER
     leading = torch.tensor(COMPONENT_SHARES, dtype=DOUBLE) / COLOUR_SHARES[0]
-    grey[:3, 0] = 0.0
-    grey *= (1 - PATCH_SHARE - leading.sum()) / grey.sum()
+    grey *= (1 - PATCH_SHARE - leading.sum()) / (grey.sum() - grey[:3, 0].sum())
     grey[:3, 0] = leading
-    colour = grey**1.5 / (grey**1.5).sum()  # smoother than light
-    return torch.tensor(COLOUR_SHARES, dtype=DOUBLE).view(3, 1, 1) * torch.stack(
-        [grey, colour, colour]
-    )
+    smooth = grey**1.5 / (grey**1.5).sum()  # colour varies more smoothly than light
+    spectra = torch.stack([grey, smooth, smooth])
+    return spectra * torch.tensor(COLOUR_SHARES, dtype=DOUBLE).view(3, 1, 1)
 
 
 def _class_layouts() -> Tensor:
-    """Fixed coarse patterns (class, layout, axis, 4, 2), each number of mean 0, variance 1."""
-    generator = torch.Generator().manual_seed(1)
-    layouts = torch.randn(10, NUM_LAYOUTS, 3, 4, 2, generator=generator, dtype=DOUBLE)
-    layouts -= layouts.mean(dim=(0, 1))
-    return layouts / layouts.std(dim=(0, 1), correction=0)
+    """Fixed coarse patterns (class, layout, axis, 4, 2) of mean 0 and variance 1 over layouts."""
+    fixed = torch.Generator().manual_seed(1)
+    layouts = torch.randn(10, NUM_LAYOUTS, 3, 4, 2, generator=fixed, dtype=DOUBLE)
+    return (layouts - layouts.mean(dim=(0, 1))) / layouts.std(dim=(0, 1), correction=0)

@@ -224,6 +224,7 @@ SPECTRA = {
     "one weight, negative": ([-2.5], -2.5),
     "two weights": ([-6, 1], 1),
     "zero": ([0, 0, 0], 0),
+    "nothing above zero": ([-6, 0], 0),
     "a thousandfold spread": ([1000, 999, 1, -1000, *np.linspace(-1, 1, 60)], 1000),
 }
 
@@ -348,12 +349,33 @@ def test_cut_off_it_is_a_lower_bound_and_the_start_is_reproducible():
     assert max(cut(), cut(1)) < 0.999
 
 
-def test_a_loss_that_is_not_finite_gives_nan():
+def counting(loss_fn):
+    """The loss function, and a list that grows by one entry with each call."""
+    calls = []
+
+    def counted(logits, targets):
+        calls.append(len(logits))
+        return loss_fn(logits, targets)
+
+    return counted, calls
+
+
+def test_a_loss_that_is_not_finite_gives_nan_at_once():
     model = models.build("mlp", widths=(4, 6, 3))
     nn.init.constant_(model.linear1.weight, torch.inf)
     inputs, targets = torch.rand(5, 4), torch.arange(5) % 3
-    value = diagnostics.top_hessian_eigenvalue(model, F.cross_entropy, inputs, targets)
-    assert np.isnan(value)
+    loss_fn, calls = counting(F.cross_entropy)
+    assert np.isnan(diagnostics.top_hessian_eigenvalue(model, loss_fn, inputs, targets))
+    assert len(calls) == 1
+
+
+def test_it_stops_when_every_direction_has_been_tried():
+    model = Quadratic(with_spectrum([-6, 0]))
+    loss_fn, calls = counting(mean_output)
+    inputs = torch.zeros(2, 1, dtype=torch.float64)
+    value = diagnostics.top_hessian_eigenvalue(model, loss_fn, inputs, torch.zeros(2))
+    assert value == pytest.approx(0, abs=1e-9)
+    assert len(calls) <= 4
 
 
 # --- nothing is changed -----------------------------------------------------------------------

@@ -209,6 +209,17 @@ def test_better(difference, expected, paired):
     assert verdict.effect < verdict.interval95[1] < verdict.interval99[1]
 
 
+@pytest.mark.parametrize(
+    ("by", "expected"), [(0.005, "holds"), (0.007, "open"), (0.013, "open"), (0.015, "fails")]
+)
+def test_what_95_percent_would_decide_is_open_at_99(by, expected):
+    runs = made_up(a=spread(0.51, 0.0036), b=[0.5] * 10)
+    verdict = judge("X1", verdicts.better("a", METRIC, than="b", by=by), runs, 10)
+    assert verdict.interval95 == pytest.approx((0.0074, 0.0126), abs=1e-4)
+    assert verdict.interval99 == pytest.approx((0.0063, 0.0137), abs=1e-4)
+    assert verdict.word == expected
+
+
 def test_pairing_decides_what_welch_leaves_open():
     shared = np.random.default_rng(2).normal(0, 0.03, 10)  # what a seed does to both arms
     a, b = (0.52 + shared + spread(0, 0.002)).tolist(), (0.5 + shared).tolist()
@@ -426,6 +437,7 @@ EQUALS = {"max_abs_logit": 0, "test_loss": math.log(10)}  # a record keeps five 
     ("rows", "expected", "n"),
     [
         ([DEAD] * 3 + [ALIVE], "holds", 3),
+        ([DEAD] * 3 + [{**DEAD, "dead_share": 0.99}], "holds", 3),
         ([DEAD] * 3 + [{**DEAD, "max_abs_logit": 1e-30}], "fails", 4),
         ([DEAD] * 3 + [{**DEAD, "test_loss": None}], "fails", 4),
         ([ALIVE] * 4, "open", 0),

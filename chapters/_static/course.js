@@ -1,0 +1,121 @@
+// What pages of the book do in a browser: filter the verdict board, copy a verdict as an answer.
+// Works from file:// too; a page without a board or a card is left as it is.
+"use strict";
+
+function toggleButton(label, name, onChange) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.setAttribute("aria-label", name);
+  button.setAttribute("aria-pressed", "false");
+  button.addEventListener("click", () => {
+    const pressed = button.getAttribute("aria-pressed") === "true";
+    button.setAttribute("aria-pressed", String(!pressed));
+    onChange();
+  });
+  return button;
+}
+
+// A group of toggle buttons, one per value of an attribute of the rows, in the order of the table.
+function toggleGroup(rows, attribute, groupName, valueName, onChange) {
+  const group = document.createElement("div");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", groupName);
+  const values = new Set(rows.map((row) => row.getAttribute(attribute)).filter(Boolean));
+  const buttons = new Map();
+  for (const value of values) {
+    const button = toggleButton(value, `${valueName} ${value}`, onChange);
+    buttons.set(value, button);
+    group.append(button);
+  }
+  const accepts = (row) => {
+    const pressed = [...buttons].filter(([, b]) => b.getAttribute("aria-pressed") === "true");
+    return pressed.length === 0 || pressed.some(([value]) => row.getAttribute(attribute) === value);
+  };
+  return { group, accepts };
+}
+
+function addBoardFilter(table) {
+  const rows = [...table.querySelectorAll("tbody tr")];
+  if (rows.length === 0) return;
+  const bar = document.createElement("div");
+  bar.className = "board-filter";
+  bar.setAttribute("role", "search");
+
+  const search = document.createElement("input");
+  search.type = "search";
+  search.placeholder = "Search the claims";
+  search.setAttribute("aria-label", "Search the claims");
+  const count = document.createElement("span");
+  count.className = "count";
+  count.setAttribute("aria-live", "polite");
+
+  const update = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      const visible = words.every((word) => text.includes(word))
+        && parts.accepts(row) && verdicts.accepts(row);
+      row.hidden = !visible;
+      shown += visible ? 1 : 0;
+    }
+    count.textContent = `${shown} of ${rows.length}`;
+  };
+  const parts = toggleGroup(rows, "data-part", "Part", "Part", update);
+  const verdicts = toggleGroup(rows, "data-verdict", "Verdict", "Verdict", update);
+  search.addEventListener("input", update);
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { search.value = ""; update(); }
+  });
+
+  bar.append(search, parts.group, verdicts.group, count);
+  table.before(bar);
+  update();
+}
+
+// The clipboard interface is missing in some browsers on plain http and file:// pages.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.style.position = "fixed";
+    area.style.opacity = "0";
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    return copied;
+  }
+}
+
+function addCopyButton(card) {
+  const label = "Copy as answer";
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy-answer";
+  button.textContent = label;
+  button.setAttribute("aria-live", "polite");
+  button.addEventListener("click", async () => {
+    const url = location.href.split("#")[0];
+    const copied = await copyText(card.dataset.answer.replaceAll("{url}", url));
+    button.textContent = copied ? "Copied" : "Copying was refused by the browser";
+    button.focus();
+    setTimeout(() => { button.textContent = label; }, 2000);
+  });
+  card.append(button);
+}
+
+function startCourse() {
+  document.querySelectorAll("table.board").forEach(addBoardFilter);
+  document.querySelectorAll(".tag_card [data-answer]").forEach(addCopyButton);
+}
+
+if (document.readyState === "loading") {
+  document.addEventListener("DOMContentLoaded", startCourse);
+} else {
+  startCourse();
+}
