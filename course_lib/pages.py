@@ -59,15 +59,6 @@ def mean(runs: Runs, arm: str, metric: str) -> str:
     return level(statistics.fmean(values), metric) if values else "–"
 
 
-def first_step(runs: Runs, arm: str, probe: str, *, at_least: float) -> int | None:
-    """The step by which `probe` has reached `at_least` in every run of `arm`; None if never."""
-    steps, rows = runs.series(arm, probe)
-    reached = [
-        next((s for s, v in zip(steps, r, strict=False) if v >= at_least), None) for r in rows
-    ]
-    return max(reached) if reached and None not in reached else None
-
-
 def effect(verdict: Verdict) -> str:
     """The measured effect, in the unit that fits the kind of claim; '–' without one."""
     if verdict.word == "not yet":

@@ -9,18 +9,25 @@ from course_lib import pages, records
 from course_lib.verdicts import Verdict
 
 HOLDS = Verdict(
-    claim="S1", word="holds", kind="better", n=10, needed=10, effect=0.032, interval95=(0.02, 0.044),
-    interval99=(0.015, 0.049), threshold=0.01, flips_at=0.015, metric="test_accuracy",
-)  # fmt: skip
+    *("S1", "holds", "better", 10, 10),
+    effect=0.032,
+    interval95=(0.02, 0.044),
+    interval99=(0.015, 0.049),
+    threshold=0.01,
+    flips_at=0.015,
+    metric="test_accuracy",
+)
 
 
 def make_record(study: str, *, accuracy: float, seeds: int = 3, claim: str = "S1") -> dict:
     contrast = {"kind": "number", "arm": "a", "metric": "test_accuracy", "threshold": 0.5}
-    record = records.empty(study, {"arms": {"a": {}}, "contrasts": {claim: contrast}, "seeds": 3, "tune": {}})
+    plan = {"arms": {"a": {}}, "contrasts": {claim: contrast}, "seeds": 3, "tune": {}}
+    record = records.empty(study, plan)
     for seed in range(seeds):
         record["runs"][f"{seed:016d}"] = {
-            "arm": "a", "seed": seed, "phase": "judge", "config": {}, "seconds": 40.0, "torch": "2.13.0",
-            "date": "2026-11-21", "device": "cpu", "data": {"name": "CIFAR-10", "identity": "x"},
+            "arm": "a", "seed": seed, "phase": "judge", "config": {}, "seconds": 40.0,
+            "torch": "2.13.0", "date": "2026-11-21", "device": "cpu",
+            "data": {"name": "CIFAR-10", "identity": "x"},
             "metrics": {"test_accuracy": accuracy + 0.001 * seed}, "history": {}, "probes": {},
         }  # fmt: skip
     return record
@@ -121,12 +128,3 @@ def test_the_library_reference_names_every_room():
     text = pages.library_reference().data
     assert all(f"## `{room}`" in text for room in pages.ROOMS)
     assert "| `TrainConfig` |" in text and "_Run" not in text
-
-
-def test_first_step_waits_for_the_slowest_seed():
-    record = make_record("made_up", accuracy=0.5, seeds=2)
-    for run, shares in zip(record["runs"].values(), ([0.0, 1.0, 1.0], [0.0, 0.5, 1.0]), strict=True):
-        run["probes"] = {"step": [0, 1, 5], "dead_share": shares}
-    runs = records.Runs(record)
-    assert pages.first_step(runs, "a", "dead_share", at_least=1.0) == 5
-    assert pages.first_step(runs, "a", "dead_share", at_least=2.0) is None

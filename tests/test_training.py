@@ -39,7 +39,8 @@ def make_images(count: int = 64) -> Dataset:
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.arange(count) % 10)
-    return Dataset("made up", "1" * 16, train=split, val=Split(images[:0], split.targets[:0]), test=split)
+    empty = Split(images[:0], split.targets[:0])
+    return Dataset("made up", "1" * 16, train=split, val=empty, test=split)
 
 
 def weights(result) -> torch.Tensor:
@@ -59,7 +60,8 @@ def test_the_loop_equals_one_written_by_hand():
     for _ in range(2):
         permutation = torch.randperm(200, generator=order)
         for chosen in permutation.split(32):
-            loss = F.cross_entropy(model(dataset.train.inputs[chosen]), dataset.train.targets[chosen])
+            logits = model(dataset.train.inputs[chosen])
+            loss = F.cross_entropy(logits, dataset.train.targets[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -108,16 +110,15 @@ def test_every_field_changes_the_run(change):
     assert not torch.equal(weights(train()), weights(train(replace(SMALL, **change))))
 
 
-@pytest.mark.parametrize(
-    "change", [{"betas": (0.5, 0.9)}, {"eps": 0.1}, {"eps_scale": (1e6, 1.0)}]
-)
+@pytest.mark.parametrize("change", [{"betas": (0.5, 0.9)}, {"eps": 0.1}, {"eps_scale": (1e6, 1.0)}])
 def test_adam_fields_change_an_adam_run(change):
     adam = replace(SMALL, optimizer="adam", lr=0.001)
     assert not torch.equal(weights(train(adam)), weights(train(replace(adam, **change))))
 
 
 def test_a_layer_with_lr_factor_0_stays_and_its_bias_still_learns():
-    config = replace(SMALL, model_options={"widths": (48, 16, 10)}, lr_scale=(0.0, 1.0), weight_decay=0.0)
+    biased = replace(SMALL, model_options={"widths": (48, 16, 10)})
+    config = replace(biased, lr_scale=(0.0, 1.0), weight_decay=0.0)
     start = train(replace(config, epochs=0)).model.state_dict()
     end = train(config).model.state_dict()
     first_weight, first_bias = list(start)[:2]
@@ -170,7 +171,8 @@ def test_evaluate_matches_a_direct_computation_over_short_batches(monkeypatch):
     prepare = training.make_prepare(SMALL, dataset, torch.float32)
     metrics = training.evaluate(model, dataset.train, prepare)
     logits = model(dataset.train.inputs)
-    assert metrics.loss == pytest.approx(F.cross_entropy(logits, dataset.train.targets).item(), rel=1e-5)
+    loss = F.cross_entropy(logits, dataset.train.targets).item()
+    assert metrics.loss == pytest.approx(loss, rel=1e-5)
     assert metrics.max_abs_logit == pytest.approx(logits.abs().max().item())
     assert model.training
     with pytest.raises(ValueError, match="at least one"):
@@ -184,7 +186,8 @@ def test_validation_is_read_each_epoch():
 
 def test_standardising_uses_the_training_split():
     dataset = make_dataset()
-    prepare = training.make_prepare(replace(SMALL, preprocess="standardise"), dataset, torch.float64)
+    config = replace(SMALL, preprocess="standardise")
+    prepare = training.make_prepare(config, dataset, torch.float64)
     train_inputs = prepare(dataset.train.inputs)
     torch.testing.assert_close(train_inputs.mean(0), torch.zeros(48, dtype=torch.float64))
     torch.testing.assert_close(train_inputs.std(0), torch.ones(48, dtype=torch.float64))
@@ -208,8 +211,8 @@ def test_images_standardised_have_mean_0_and_std_1_per_channel():
 
 def test_augmentation_changes_the_run_and_only_where_it_is_on():
     config = TrainConfig(epochs=1, batch_size=32)
-    plain, augmented = (train(replace(config, augment=on), 0, make_images()) for on in (False, True))
-    assert not torch.equal(weights(plain), weights(augmented))
+    runs = [train(replace(config, augment=on), 0, make_images()) for on in (False, True)]
+    assert not torch.equal(weights(runs[0]), weights(runs[1]))
 
 
 def test_divergence_is_a_result():
@@ -232,9 +235,10 @@ def test_probes_read_and_do_not_touch():
 def test_max_norm_holds_after_training():
     config = TrainConfig(model="stuck_cnn", optimizer="adam", lr=0.1, epochs=1, batch_size=32)
     model = train(config, 0, make_images()).model
-    limits = [(m.weight.norm(dim=1).max().item(), m.max_norm) for m in model.modules() if hasattr(m, "max_norm")]
-    assert len(limits) == 2
-    assert all(norm <= limit * (1 + 1e-5) for norm, limit in limits)
+    limited = [module for module in model.modules() if hasattr(module, "max_norm")]
+    assert len(limited) == 2
+    for module in limited:
+        assert module.weight.norm(dim=1).max().item() <= module.max_norm * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
