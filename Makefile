@@ -27,7 +27,7 @@ strict: $(STAMP) $(MATHJAX)  ## the build that CI accepts
 	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/strict .
 
 lab: $(STAMP) $(LAB)  ## a chapter opens as a notebook by a double click
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab --FileCheckpoints.checkpoint_dir="$(CURDIR)/_build/checkpoints" $(ARGS)
 
 data: $(STAMP)  ## fetch CIFAR-10 into data/
 	$(BIN)/python -m course_lib.data

@@ -148,6 +148,9 @@ class Study:
     def __post_init__(self):
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"study name is {self.name!r}; use a-z, 0-9 and _")
+        plain = [json.dumps(config.plain(), sort_keys=True) for config in self.arms.values()]
+        if len(set(plain)) < len(plain):
+            raise ValueError(f"two arms of study {self.name!r} are the same; drop or change one")
         for claim, contrast in self.claims.items():
             unknown = set(contrast.arms()) - set(self.arms)
             if unknown:

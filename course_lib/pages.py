@@ -65,6 +65,8 @@ def effect(verdict: Verdict) -> str:
         return "–"
     if verdict.kind in ("event", "diagnostic", "exact", "text"):
         return verdict.detail
+    if verdict.effect is None:
+        return verdict.detail or "–"
     if verdict.kind in ("number", "always"):
         return level(verdict.effect, verdict.metric)
     return difference(verdict.effect, verdict)
@@ -100,8 +102,10 @@ def sentence(verdict: Verdict) -> str:
         name = "95 % prediction interval" if verdict.kind == "number" else "95 % interval"
         parts.append(f"{name} {interval(verdict)}")
     parts.append(runs_done(verdict))
-    flip = flips(verdict)
-    return " · ".join(parts) + (f". {flip}" if flip else "")
+    notes = [flips(verdict)]
+    if verdict.word == "open" and effect(verdict) != verdict.detail:
+        notes.append(f"{verdict.detail}." if verdict.detail else "")
+    return ". ".join([" · ".join(parts), " ".join(filter(None, notes))]).removesuffix(". ")
 
 
 def flips(verdict: Verdict) -> str:
@@ -306,10 +310,12 @@ def board_summary() -> Markdown:
         word: sum(row.word == word for row in rows) for word in dict.fromkeys(r.word for r in rows)
     }
     counts = ", ".join(f"{count} *{word}*" for word, count in tally.items())
-    decided = sum(v.word in ("holds", "fails") and v.needed > 0 for r in rows for v in r.verdicts)
+    decided = [v for r in rows for v in r.verdicts if v.word in ("holds", "fails") and v.needed]
+    by_chance = sum(0.05 if v.kind == "number" else 0.01 for v in decided if v.kind != "exact")
     return Markdown(
-        f"{len(rows)} claims: {counts}. {decided} verdicts rest on runs; each is decided at 99 %, "
-        f"so about {decided / 100:.1f} of them would be wrong by chance alone."
+        f"{len(rows)} claims: {counts}. {len(decided)} verdicts rest on runs. They are decided at "
+        "99 %, those on a figure of the text at 95 %: if every true effect sat at its margin, about "
+        f"{by_chance:.2f} of them would be wrong by chance."
     )
 
 

@@ -210,6 +210,7 @@ def test_live_runs_are_cut_down(base):
     [
         (lambda: Study("Not a name", ARMS), "study name is 'Not a name'"),
         (lambda: Study("tiny", {"plain": TINY}, CLAIMS), "S1 names arm 'scaled'"),
+        (lambda: Study("tiny", {"plain": TINY, "copy": replace(TINY)}), "two arms .* the same"),
         (lambda: Study("tiny", ARMS, CLAIMS).verdict("S9"), "claim is 'S9'"),
         (lambda: Study("tiny", ARMS).run_live("other"), "arm is 'other'"),
         (lambda: tasks.load("mnist", made_up("x")), "task is 'mnist'; known tasks: images"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import jupytext
 import pytest
 import yaml
+from jupytext.config import load_jupytext_config
 
 import freshness
 
@@ -228,6 +229,14 @@ def test_a_failing_page_says_where_and_leaves_no_output_behind(tmp_path):
 
 
 # ------------------------------------------------------------------------------- one truth each
+
+
+def test_saving_a_page_in_jupyterlab_keeps_its_header():
+    config = load_jupytext_config(str(ROOT / "chapters/intro.md"))
+    header = HEADER.replace("kernelspec", "symptoms: [{see: NaN}]\nkernelspec")
+    notebook = jupytext.reads(header + "# A\n", fmt="md:myst", config=config)
+    saved = jupytext.writes(notebook, fmt="md:myst", config=config)
+    assert "symptoms:" in saved and "version" not in saved
 
 
 def test_no_notebook_lies_beside_a_page():

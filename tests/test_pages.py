@@ -101,7 +101,15 @@ def test_a_setting_is_shown_as_a_boundary(results):
 def test_the_summary_counts_what_rests_on_runs(results):
     records.save(make_record("made_up", accuracy=0.5))
     text = pages.board_summary().data
-    assert text.startswith("70 claims: 1 *holds*, 69 *not yet*. 1 verdict")
+    assert text.startswith("70 claims: 1 *holds*, 69 *not yet*. 1 verdicts rest on runs.")
+    assert "about 0.05 of them" in text
+
+
+def test_an_open_verdict_says_why():
+    verdict = replace(
+        HOLDS, word="open", effect=None, interval95=None, detail="2 of 10 lack a value"
+    )
+    assert "2 of 10 lack a value" in pages.sentence(verdict)
 
 
 def test_the_card_carries_its_answer_and_a_short_fix(results):
