@@ -272,7 +272,8 @@ def _board_row(row: Row, head: tuple) -> str:
         _checked(row.runs),
     )
     data = "".join(
-        f'<td data-label="{name}">{text}</td>' for name, text in zip(head, columns, strict=True)
+        f'<td data-label="{name}"{" class=none" * (text == "–")}>{text}</td>'
+        for name, text in zip(head, columns, strict=True)
     )
     return (
         f'<tr id="{claim["id"]}" data-part="{claim["id"][0]}" data-verdict="{row.word}">{data}</tr>'
@@ -314,7 +315,7 @@ def board_summary() -> Markdown:
     by_chance = sum(0.05 if v.kind == "number" else 0.01 for v in decided if v.kind != "exact")
     return Markdown(
         f"{len(rows)} claims: {counts}. {len(decided)} verdicts rest on runs. They are decided at "
-        "99 %, those on a figure of the text at 95 %: if every true effect sat at its margin, about "
+        "99 %, those on a figure of a text at 95 %: if every true effect sat at its margin, about "
         f"{by_chance:.2f} of them would be wrong by chance."
     )
 

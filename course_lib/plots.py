@@ -390,7 +390,9 @@ def _strip(axes: Axes, y: float, name: str, values: np.ndarray, style: dict, *, 
         mean, half = _mean_interval(values)
         axes.plot([mean - half, mean + half], [y - 0.25] * 2, color=INK, lw=2.2)
         axes.plot(mean, y - 0.25, "|", color=INK, ms=9, mew=1.5)
-        words, low, high = (_text(v, _digits(half)) for v in (mean, mean - half, mean + half))
+        most = 3 - math.floor(math.log10(abs(mean))) if mean else 2  # four digits are enough
+        digits = min(_digits(half), max(0, most))
+        words, low, high = (_text(v, digits) for v in (mean, mean - half, mean + half))
         words = f"{words} ({low} to {high})"
     _row_labels(axes, y, name, words)
 

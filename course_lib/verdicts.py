@@ -193,6 +193,11 @@ def welch_interval(a: list[float], b: list[float], level: float) -> tuple[float,
     return effect - half, effect + half
 
 
+def half_width(sd: float, n: int, level: float) -> float:
+    """Half the interval of the difference of two means of n runs each, runs spreading by `sd`."""
+    return _t_quantile(2 * n - 2, level) * sd * math.sqrt(2 / n)
+
+
 def binomial_interval(hits: int, n: int, level: float, *, maybe: int = 0) -> tuple[float, float]:
     """The exact interval of Clopper and Pearson (1934) for a share; `maybe` more could be hits."""
     from scipy.special import betaincinv

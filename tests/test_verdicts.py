@@ -668,3 +668,9 @@ def test_a_claim_of_three_parts(parts):
 @pytest.mark.parametrize("word_of_one", verdicts.WORDS)
 def test_a_claim_of_one_part_has_its_word(word_of_one):
     assert combine({"S1": word_of_one}, "S1") == word_of_one
+
+
+def test_half_width_is_that_of_two_equal_arms():
+    a, b = [0.1, 0.2, 0.4, 0.7], [0.3, 0.4, 0.6, 0.9]  # shifted copies: the same spread
+    low, high = verdicts.welch_interval(a, b, 0.99)
+    assert verdicts.half_width(statistics.stdev(a), 4, 0.99) == pytest.approx((high - low) / 2)

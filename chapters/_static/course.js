@@ -70,7 +70,7 @@ function addBoardFilter(table) {
   });
 
   bar.append(search, parts.group, verdicts.group, count);
-  table.before(bar);
+  (table.closest(".board-frame") ?? table).before(bar);
   update();
 }
 
