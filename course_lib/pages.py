@@ -114,10 +114,12 @@ def flips(verdict: Verdict) -> str:
         return ""
     if verdict.kind == "number":
         if verdict.flips_at == 0.0:
-            return "The figure lies inside the interval."
-        return f"The figure lies {level(verdict.flips_at, verdict.metric)} outside the interval."
+            return f"The text's {level(verdict.threshold, verdict.metric)} lies inside."
+        return f"The text's figure lies {level(verdict.flips_at, verdict.metric)} outside."
     if verdict.kind == "event":
-        return f"Asked for: more than {percent(verdict.threshold, 0)} of the runs."
+        low, high = (percent(end, 0) for end in verdict.interval99)
+        asked = percent(verdict.threshold, 0)
+        return f"The 99 % interval, {low} to {high}, is held against {asked}."
     if verdict.kind in ("better", "same"):
         at, asked = (
             difference(v, verdict).lstrip("+") for v in (verdict.flips_at, verdict.threshold)
@@ -169,7 +171,7 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
     return HTML(
         f'<div class="trial-card" data-answer="{html.escape(answer, quote=True)}">'
         f'<p class="symptom">{html.escape(symptom)}</p><ul>{lines}</ul>'
-        f"<pre><code>{html.escape(fix.strip())}</code></pre>"
+        f"<p>To copy:</p><pre><code>{html.escape(fix.strip())}</code></pre>"
         f'<p class="scope"><i>Tested on</i> {html.escape(tested)} '
         f"<i>Not tested on</i> {html.escape(not_tested)}</p></div>"
     )
@@ -314,9 +316,9 @@ def board_summary() -> Markdown:
     decided = [v for r in rows for v in r.verdicts if v.word in ("holds", "fails") and v.needed]
     by_chance = sum(0.05 if v.kind == "number" else 0.01 for v in decided if v.kind != "exact")
     return Markdown(
-        f"{len(rows)} claims: {counts}. {len(decided)} verdicts rest on runs. They are decided at "
-        "99 %, those on a figure of a text at 95 %: if every true effect sat at its margin, about "
-        f"{by_chance:.2f} of them would be wrong by chance."
+        f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs, at "
+        "99 % (95 % where a text gives a figure). Even with perfect runs, chance alone would make "
+        f"at most about {by_chance:.2f} of them wrong."
     )
 
 

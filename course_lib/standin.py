@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 NAME = "stand-in"
-# Widely published figures of CIFAR-10's training images: per channel, pixels in [0, 1].
-CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
+CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)  # widely published for CIFAR-10's training images
 CHANNEL_STD = (0.2470, 0.2435, 0.2616)
 # Measured for this book on the training images of a JPEG copy (quality 75), not on the original
-# files. Shares: brightness, top against bottom, a band across the middle, of all pixel variance.
+# files. Shares of all pixel variance: brightness, top against bottom, middle against edges (for
+# which a band across the middle stands in).
 SPECTRUM_SLOPE = -2.72  # log power of grey against log frequency, 1 to 15 cycles per image
 COMPONENT_SHARES = (0.292, 0.113, 0.067)
 COLOUR_SHARES = (0.92, 0.065, 0.015)  # of grey, red against blue, green against both

@@ -104,14 +104,14 @@ def spectrum_slope(grey: np.ndarray) -> float:
     return float(np.polyfit(np.log(frequencies), np.log(heights), 1)[0])
 
 
-def component_shares(pixels: np.ndarray, count: int) -> np.ndarray:
-    """Shares of variance of the leading principal components, by orthogonal iteration."""
+def leading_components(pixels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The leading principal components and their shares of variance: orthogonal iteration."""
     centred = (pixels - pixels.mean(axis=0)).astype(np.float32)
     basis = np.random.default_rng(0).normal(size=(pixels.shape[1], count + 5)).astype(np.float32)
     for _ in range(8):
         basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
-    values = np.linalg.svd(centred @ basis, compute_uv=False) ** 2
-    return values[:count] / (centred**2).sum()
+    _, values, turn = np.linalg.svd(centred @ basis, full_matrices=False)
+    return (turn @ basis.T)[:count], values[:count] ** 2 / (centred**2).sum()
 
 
 def test_statistics_are_those_of_cifar10_within_the_stated_tolerances(quick):
@@ -123,15 +123,22 @@ def test_statistics_are_those_of_cifar10_within_the_stated_tolerances(quick):
     assert std == pytest.approx(standin.CHANNEL_STD, abs=tolerances["std"])
     slope = spectrum_slope(images.mean(axis=1))
     assert slope == pytest.approx(standin.SPECTRUM_SLOPE, abs=tolerances["slope"])
-    shares = component_shares(images.reshape(len(images), -1), 3)
+    components, shares = leading_components(images.reshape(len(images), -1), 3)
     assert shares == pytest.approx(standin.COMPONENT_SHARES, abs=tolerances["shares"])
+    row = (np.arange(32) + 0.5) / 32
+    waves = [np.cos(np.pi * order * row).repeat(32) for order in range(3)]  # flat, slope, band
+    for component, wave in zip(components.reshape(3, 3, 1024).mean(axis=1), waves, strict=True):
+        cosine = component @ wave / np.linalg.norm(component) / np.linalg.norm(wave)
+        assert abs(cosine) > 0.9
 
 
 def test_the_measures_above_can_tell():
     rng = np.random.default_rng(0)
     assert abs(spectrum_slope(rng.normal(size=(200, 32, 32)))) < 0.1  # white noise is flat
     planted = rng.normal(size=(4000, 40)) * np.array([6.0, 3.0] + [1.0] * 38)
-    assert component_shares(planted, 2) == pytest.approx([36 / 83, 9 / 83], abs=0.02)
+    components, shares = leading_components(planted, 2)
+    assert shares == pytest.approx([36 / 83, 9 / 83], abs=0.02)
+    assert np.abs(components[:, :2]) == pytest.approx(np.eye(2), abs=0.05)
 
 
 def test_a_class_looks_the_same_when_flipped(quick):
