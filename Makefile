@@ -46,7 +46,7 @@ clean:  ## all that was built; keeps .venv and data
 $(STAMP):
 	echo "Installing the tools into .venv (once, some minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -qq -r requirements.txt
 	rm -f .venv/installed-*
 	touch $@
 
