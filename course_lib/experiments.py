@@ -50,7 +50,8 @@ def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = Tru
     start = time.monotonic()
     dataset = load_task(config)
     base = tasks.default_base()
-    checkpoint = CHECKPOINTS / f"{run_key(config.plain(), seed, base.identity)}.pt"
+    key = run_key(config.plain(), seed, base.identity)
+    checkpoint = CHECKPOINTS / f"{key}-{SOURCE}.pt"  # other code must not resume it
     result = training.train(config, seed, dataset, device=device, checkpoint=checkpoint)
     return {
         "seed": seed,
@@ -103,7 +104,8 @@ def _device_name(device: str) -> str:
 
 def _source_digest() -> str:
     rooms = (data, tasks, models, diagnostics, training)
-    joined = b"".join(Path(room.__file__).read_bytes() for room in rooms)
+    files = [*(room.__file__ for room in rooms), __file__]
+    joined = b"".join(Path(file).read_bytes() for file in files)
     return hashlib.sha256(joined).hexdigest()[:12]
 
 

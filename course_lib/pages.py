@@ -314,12 +314,19 @@ def board_summary() -> Markdown:
     }
     counts = ", ".join(f"{count} *{word}*" for word, count in tally.items())
     decided = [v for r in rows for v in r.verdicts if v.word in ("holds", "fails") and v.needed]
-    by_chance = sum(0.05 if v.kind == "number" else 0.01 for v in decided if v.kind != "exact")
+    by_chance = sum(_risk(v) for v in decided)
     return Markdown(
-        f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs, at "
-        "99 % (95 % where a text gives a figure). Even with perfect runs, chance alone would make "
-        f"at most about {by_chance:.2f} of them wrong."
+        f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs. "
+        f"Even with perfect runs, chance alone would turn about {by_chance:.2f} of them; a figure "
+        "that holds has no such bound, since a nearby figure would hold as well."
     )
+
+
+def _risk(verdict: Verdict) -> float:
+    """How often chance gives this word: one end of a 99 % interval, or a figure outside 95 %."""
+    if verdict.kind == "number":
+        return 0.05 if verdict.word == "fails" else 0.0
+    return 0.0 if verdict.kind == "exact" else 0.005
 
 
 # --- symptoms ---------------------------------------------------------------------------------

@@ -301,9 +301,9 @@ def train(
     """Train one net: `config` on `dataset`, everything random drawn from `seed`.
 
     Initial weights and the order of the examples depend on the seed alone, so that two arms with
-    the same net and task share both. A loss that is not finite ends the run and is recorded, not
-    raised. With `checkpoint`, a run of over a minute saves its state after an epoch and resumes
-    from it to the same bits; the file is removed at the end.
+    the same net and task share both. A loss that is not finite ends the run after its epoch and is
+    recorded, not raised. With `checkpoint`, a run of over a minute saves its state after an epoch
+    and resumes from it to the same bits; the file is removed at the end.
 
     Raises ValueError for a name that is unknown or a device that is not there.
     """
@@ -447,7 +447,7 @@ class _Run:
         self.order.set_state(state["order"])
         self.crops.set_state(state["crops"])
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state:
+        if "cuda_rng" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_rng"])
         self.epoch, self.history, self.probes = state["epoch"], state["history"], state["probes"]
 
