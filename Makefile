@@ -16,7 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .SILENT:
 
 book: $(STAMP) $(MATHJAX)  ## run what changed, build the pages
-	status=0; $(BIN)/python -m pytest -q --no-header --stale chapters || status=$$?; \
+	status=0; $(BIN)/python freshness.py || \
+	$(BIN)/python -m pytest -q --no-header --stale chapters || status=$$?; \
 	$(BIN)/jupyter-book build -q . >_build/book.log && \
 	echo "Open _build/html/index.html" && exit $$status
 

@@ -7,6 +7,7 @@ outputs, so that `jupyter-book build` need not run it again; a page that fails l
 `pytest --stale chapters` runs only the pages whose inputs changed (see freshness.py).
 """
 
+import fcntl
 import json
 import os
 import re
@@ -56,7 +57,10 @@ class Page(IPyNbFile):
             )
 
     def setup(self):
-        super().setup()
+        with open(self.config.stash[EXECUTED] / "starting", "w") as lock:
+            # One kernel starts at a time: side by side, two can be given the same free port.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            super().setup()
         self.start = time.time()
         self._run_silently(freshness.watch_code(ROOT))
 

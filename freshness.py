@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 # A code cell of a MyST notebook, from fence to fence.
@@ -26,7 +27,8 @@ def watch(roots):
     def note(event, args):
         if event not in ("open", "os.scandir") or args[0] is None or isinstance(args[0], int):
             return
-        if event == "open" and set(str(args[1])) & set("wax+"):
+        writes = os.O_WRONLY | os.O_RDWR  # os.open, which writes compiled modules, gives no mode
+        if event == "open" and (set(str(args[1])) & set("wax+") or (args[2] or 0) & writes):
             return
         path = os.path.abspath(os.fsdecode(args[0]))
         if "chapters" not in path and "course_lib" not in path:
@@ -198,3 +200,7 @@ def _save(known: dict[str, dict], root: Path) -> None:
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
     partial.replace(path)
+
+
+if __name__ == "__main__":  # a quick answer for `make book`: 0 if there is nothing to run
+    sys.exit(1 if stale(Path(__file__).resolve().parent) else 0)
