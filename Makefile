@@ -61,4 +61,5 @@ $(MATHJAX): $(STAMP)
 
 $(LAB): $(STAMP)
 	mkdir -p $(@D)
-	echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Jupytext Notebook"}}}' > $@
+	{ echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Jupytext Notebook"}},'; \
+	  echo ' "@jupyterlab/apputils-extension:notification": {"checkForUpdates": false, "fetchNews": "false"}}'; } > $@

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
-from course_lib import data, diagnostics, models, records, tasks, training
-from course_lib.records import CHAPTERS, RecordError, Runs, run_key
+from course_lib import data, diagnostics, models, records, replicas, tasks, training
+from course_lib.records import RecordError, Runs, run_key
 from course_lib.training import TrainConfig
 from course_lib.verdicts import Contrast, Verdict, judge
 
@@ -34,6 +34,9 @@ TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds 
 TUNING_VAL = 5000  # images kept from training, as the design asks
 GRAD_INPUTS = 10_000  # the final gradient norm is that of the first 10,000 training examples
 CANARY_STEPS = 10
+REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
+SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
+MAX_CANARIES = 8  # arms of a study, evenly spread, that a record keeps a canary for
 
 
 # --- one run ----------------------------------------------------------------------------------
@@ -49,23 +52,39 @@ def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = Tru
     """One run, as a record keeps it. `test=False` (tuning) leaves the test set unread."""
     start = time.monotonic()
     dataset = load_task(config)
-    base = tasks.default_base()
-    key = run_key(config.plain(), seed, base.identity)
+    key = run_key(config.plain(), seed, tasks.default_base().identity)
     checkpoint = CHECKPOINTS / f"{key}-{SOURCE}.pt"  # other code must not resume it
     result = training.train(config, seed, dataset, device=device, checkpoint=checkpoint)
+    kept = _kept(config, seed, result, dataset.to(device), device=device, test=test)
+    return kept | {"seconds": time.monotonic() - start}
+
+
+def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) -> list[dict]:
+    """As `run`, for replicas in one program on the CPU; each counts an equal part of the time."""
+    start = time.monotonic()
+    dataset = load_task(configs[0])
+    results = replicas.train_replicas(configs, seed, dataset)
+    pairs = zip(configs, results, strict=True)
+    kept = [_kept(config, seed, result, dataset, test=test) for config, result in pairs]
+    share = (time.monotonic() - start) / len(configs)
+    return [run | {"replicas": len(configs), "seconds": share} for run in kept]
+
+
+def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> dict:
+    """What a record keeps of a run, but for the time it took."""
+    base = tasks.default_base()
     return {
         "seed": seed,
         "config": config.plain(),
         "data": {"name": base.name, "identity": base.identity},
-        "metrics": final_metrics(config, result, dataset.to(device), test=test),
-        "history": result.history,
+        "metrics": final_metrics(config, result, dataset, test=test),
+        "history": since_dose(config, result.history),
         "probes": result.probes,
         "device": _device_name(device),
         "precision": config.precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "source": SOURCE,
-        "seconds": time.monotonic() - start,
         "date": date.today().isoformat(),
     }
 
@@ -74,6 +93,34 @@ def grad_growth(probes: Mapping[str, list]) -> float:
     """The largest gradient norm of the first ten steps, in units of the one before training."""
     first = [g for step, g in zip(probes["step"], probes["grad_norm"], strict=True) if step <= 10]
     return max(first, key=lambda norm: norm if math.isfinite(norm) else math.inf) / first[0]
+
+
+def since_dose(config: TrainConfig, history: Mapping[str, list]) -> dict[str, list]:
+    """The epochs from the last dose on: those before it only lead there, at another lr."""
+    start = config.lr_doses[-1][0] if config.lr_doses else 0
+    return {name: values[start:] for name, values in history.items()}
+
+
+def loss_growth(losses: list[float]) -> float:
+    """The largest loss, in units of the first."""
+    return max(losses, key=lambda loss: loss if math.isfinite(loss) else math.inf) / losses[0]
+
+
+def dead_share_of(model, split: data.Split, prepare) -> float:
+    """As `diagnostics.dead_share`, on a split too large to be prepared at once."""
+    parts = data.batches(split, training.EVAL_BATCH)
+    dead = [diagnostics.dead_units(model, prepare(inputs)).values() for inputs, _ in parts]
+    layers = [torch.stack(layer).all(dim=0) for layer in zip(*dead, strict=True)]
+    return torch.cat(layers).double().mean().item() if layers else 0.0
+
+
+@torch.no_grad()
+def logits_digest(model, split: data.Split, prepare) -> int:
+    """48 bits of the SHA-256 of the logits: the same for nets whose outputs agree to the bit."""
+    digest = hashlib.sha256()
+    for inputs, _ in data.batches(split, training.EVAL_BATCH):
+        digest.update(model(prepare(inputs)).cpu().numpy().tobytes())
+    return int(digest.hexdigest()[:12], 16)
 
 
 def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: bool) -> dict:
@@ -90,9 +137,13 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
     if test:
         on_test = training.evaluate(model, dataset.test, prepare)
         metrics |= {"test_loss": on_test.loss, "test_accuracy": on_test.accuracy}
-    last = training.probe(model, training.first_examples(train, GRAD_INPUTS), prepare)
-    metrics["grad_norm"] = last["grad_norm"]
-    metrics["dead_share"] = diagnostics.dead_share(model, prepare(train.inputs))
+    first = training.first_examples(train, GRAD_INPUTS)
+    metrics["grad_norm"] = training.probe(model, first, prepare)["grad_norm"]
+    metrics["dead_share"] = dead_share_of(model, train, prepare)
+    metrics["logits_digest"] = logits_digest(model, first, prepare)
+    if result.sharpness:
+        metrics["sharpness_first"], metrics["sharpness"] = result.sharpness[0], result.sharpness[-1]
+        metrics["loss_growth"] = loss_growth(since_dose(config, result.history)["train_loss"])
     if result.probes:
         metrics["grad_growth"] = grad_growth(result.probes)
     return metrics | {"diverged_step": result.diverged_step}
@@ -103,7 +154,7 @@ def _device_name(device: str) -> str:
 
 
 def _source_digest() -> str:
-    rooms = (data, tasks, models, diagnostics, training)
+    rooms = (data, tasks, models, diagnostics, training, replicas)
     files = [*(room.__file__ for room in rooms), __file__]
     joined = b"".join(Path(file).read_bytes() for file in files)
     return hashlib.sha256(joined).hexdigest()[:12]
@@ -113,12 +164,27 @@ SOURCE = _source_digest()  # of the rooms that decide a run's numbers, as they w
 
 
 def canary(config: TrainConfig) -> list[float]:
-    """The losses of ten fp32 steps on the stand-in: they move when course_lib's training does."""
-    small = replace(config, num_train=1000, num_val=0, num_test=100, precision="fp32", epochs=1,
-                    batch_size=100, probe_until=CANARY_STEPS - 1)  # fmt: skip
+    """The losses of ten fp32 steps on the stand-in: they move when course_lib's training does.
+
+    They end before the first that is over twice the one at the start: from there on rounding
+    decides, and another processor rounds otherwise.
+    """
+    doses = tuple((0, dose) for _, dose in config.lr_doses[-1:])
+    small = replace(
+        config, lr_doses=doses, num_train=1000, num_val=0, num_test=100, precision="fp32",
+        epochs=1, batch_size=100, probe_until=CANARY_STEPS - 1,
+    )  # fmt: skip
     dataset = load_task(small, _canary_base())
     result = training.train(small, 0, dataset)
-    return [float(f"{loss:.5g}") for loss in result.probes["loss"]]
+    losses = [float(f"{loss:.5g}") for loss in result.probes["loss"]]
+    calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0], losses)
+    return list(calm)
+
+
+def canaries(study: "Study") -> dict[str, list[float]]:
+    """Canaries of up to `MAX_CANARIES` arms, evenly spread over the study."""
+    arms = list(study.arms)[:: max(1, math.ceil(len(study.arms) / MAX_CANARIES))]
+    return {arm: canary(study.arms[arm]) for arm in arms}
 
 
 @lru_cache(maxsize=1)
@@ -247,24 +313,55 @@ def _tuned(study: Study, record: Mapping, identity: str) -> dict[str, dict]:
     return {arm: config.plain() for arm, config in (arms or {}).items()}
 
 
-def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
-    """The runs that `record` still lacks; judged runs appear once tuning is complete."""
+def planned(study: Study, record: Mapping, identity: str) -> list[Job]:
+    """All runs of the study; judged runs appear once tuning is complete."""
     jobs = []
     if study.tune:
         for arm, values in itertools.product(study.arms, tuning_grid(study)):
             jobs += _tuning_runs(study, arm, values)
     for arm, config in (tune(study, record, identity) or {}).items():
         jobs += [Job(study.name, arm, config, seed, "judge") for seed in range(study.seeds)]
+    return jobs
+
+
+def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
+    """The runs that `record` still lacks."""
+    jobs = planned(study, record, identity)
     return [job for job in jobs if job.key(identity) not in record["runs"]]
+
+
+def bundles(jobs: list[Job]) -> list[list[Job]]:
+    """Jobs to be done together: replicas in groups of `REPLICAS`, every other job alone.
+
+    Made from all planned jobs, so that a run has the same company, and so the same rounding,
+    whenever the queue is stopped and started.
+    """
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        company = job.config
+        if _gains_by_company(job.config):
+            company = replicas.shared_part(job.config)
+        groups.setdefault((job.phase, job.seed, str(company)), []).append(job)
+    parts = [(group, range(0, len(group), REPLICAS)) for group in groups.values()]
+    return [group[start : start + REPLICAS] for group, starts in parts for start in starts]
+
+
+def _gains_by_company(config: TrainConfig) -> bool:
+    widths = config.model_options.get("widths", (math.inf, 1))
+    return replicas.can_share(config) and widths[0] * widths[1] <= SHARED_WEIGHTS
 
 
 # --- the queue --------------------------------------------------------------------------------
 
 
-def work(job: Job, device: str = "cpu") -> dict:
-    """Do one job; the process that calls it needs this library and the data, nothing else."""
-    result = run(job.config, job.seed, device=device, test=job.phase != "tune")
-    return {"arm": job.arm, "phase": job.phase, **result}
+def work(jobs: list[Job], device: str = "cpu") -> list[dict]:
+    """Do one bundle; the process that calls it needs this library and the data, nothing else."""
+    first, test = jobs[0], jobs[0].phase != "tune"
+    if len(jobs) == 1:
+        runs = [run(first.config, first.seed, device=device, test=test)]
+    else:
+        runs = run_together([job.config for job in jobs], first.seed, test=test)
+    return [{"arm": j.arm, "phase": j.phase, **r} for j, r in zip(jobs, runs, strict=True)]
 
 
 def compute(study: Study, executor: Executor, *, say=print) -> dict:
@@ -275,16 +372,22 @@ def compute(study: Study, executor: Executor, *, say=print) -> dict:
     """
     base = data.load_cifar10()
     record = _open_record(study, base)
+    _adopt(study, record, base.identity)
     while jobs := pending(study, record, base.identity):
         say(f"{study.name}: {len(jobs)} runs pending, about {_estimate(jobs)}")
-        start = time.monotonic()
-        futures = {executor.submit(work, job): job for job in jobs}
-        for done, future in enumerate(as_completed(futures), start=1):
-            job, left = futures[future], len(jobs) - done
-            record["runs"][job.key(base.identity)] = future.result()
+        start, left = time.monotonic(), len(jobs)
+        groups = bundles(planned(study, record, base.identity))
+        open_groups = [group for group in groups if any(job in jobs for job in group)]
+        futures = {executor.submit(work, group): group for group in open_groups}
+        for future in as_completed(futures):
+            group = futures[future]
+            done = {j.key(base.identity): r for j, r in zip(group, future.result(), strict=True)}
+            left -= len(done.keys() - record["runs"].keys())
+            record["runs"] = {**record["runs"], **done, **record["runs"]}  # what is there stays
             records.save(record)
-            time_left = _clock((time.monotonic() - start) / done * left)
-            say(f"{study.name}: {job.arm}, seed {job.seed} done; {left} to go, {time_left} left")
+            time_left = _clock((time.monotonic() - start) / (len(jobs) - left) * left)
+            name = f"{group[0].arm}, seed {group[0].seed}"
+            say(f"{study.name}: {name} done; {left} to go, {time_left} left")
         record["analysis"]["tuned"] = _tuned(study, record, base.identity)
         records.save(record)
     return record
@@ -294,18 +397,25 @@ def _open_record(study: Study, base: data.Dataset) -> dict:
     """The study's record with the page's present plan and canaries, saved before the first run."""
     there = records.path_of(study.name).exists()
     record = records.load(study.name) if there else records.empty(study.name, {})
-    others = {run["data"]["name"] for run in record["runs"].values()} - {base.name}
-    if others:
+    others = [run["data"] for run in record["runs"].values()]
+    if other := next((data for data in others if data["identity"] != base.identity), None):
         raise RecordError(
-            f"record {study.name!r} was made on {', '.join(others)}, here lies {base.name}; "
-            "move the record away to start one of your own"
+            f"record {study.name!r} was made on {other['name']} ({other['identity']}), here lies "
+            f"{base.name} ({base.identity}); move the record away to start one of your own"
         )
     record["analysis"] = {**study.plan(), "tuned": _tuned(study, record, base.identity)}
-    for arm, config in study.arms.items():
-        if arm not in record["canaries"]:
-            record["canaries"][arm] = canary(config)
+    record["canaries"] = canaries(study) | record["canaries"]
     records.save(record)
     return record
+
+
+def _adopt(study: Study, record: dict, identity: str) -> None:
+    """Take over from other records the runs that are pending here: no run is made twice."""
+    known = {k: run for other in records.load_all().values() for k, run in other["runs"].items()}
+    for job in pending(study, record, identity):
+        if (run := known.get(job.key(identity))) and run["device"] == "cpu":
+            record["runs"][job.key(identity)] = {**run, "arm": job.arm, "phase": job.phase}
+    records.save(record)
 
 
 def _estimate(jobs: list[Job]) -> str:
@@ -366,7 +476,7 @@ def studies_of(page: Path) -> list[Study]:
 def all_studies() -> dict[str, Study]:
     """Every study of the book, by name. Raises ValueError if two pages use one name."""
     found: dict[str, Study] = {}
-    for page in sorted(CHAPTERS.rglob("*.md")):
+    for page in records.chapter_pages():
         for study in studies_of(page):
             if study.name in found:
                 raise ValueError(f"study {study.name!r} stands on two pages; rename one")
@@ -380,6 +490,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("studies", nargs="*", help="names of studies; default: all")
     parser.add_argument("--merge", type=Path, help="join a record made elsewhere, then stop")
     parser.add_argument("--list", action="store_true", help="say what is pending, run nothing")
+    parser.add_argument(
+        "--renew-canaries", action="store_true", help="after a change of training that is meant"
+    )
     options = parser.parse_args(arguments)
     if options.merge:
         print(f"merged into {records.merge(options.merge).name}")
@@ -393,6 +506,10 @@ def main(arguments: list[str] | None = None) -> None:
         _list_pending(chosen)
         return
     torch.set_num_threads(1)
+    if options.renew_canaries:
+        for study in (s for s in chosen if records.path_of(s.name).exists()):
+            records.save(study.record() | {"canaries": canaries(study)})
+        return
     with ProcessPoolExecutor(
         _workers(), mp_context=get_context("spawn"), initializer=torch.set_num_threads,
         initargs=(1,),

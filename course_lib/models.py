@@ -41,11 +41,14 @@ def mlp(
     widths: Sequence[int] = (3072, 300, 10),
     bias: bool = True,
     activation: str = "relu",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
     init: str = "torch",
     init_std: float | Sequence[float | None] | None = None,
 ) -> nn.Sequential:
     """Fully connected net on flattened inputs, with an activation between layers.
 
+    `batch_norm` normalises before each activation, `dropout` is the share dropped after it.
     `init_std` gives standard deviations of Gaussian initial weights: one number for all layers, or
     one for each, where None leaves that layer to `init`. A layer that it sets has zero biases.
     """
@@ -53,9 +56,12 @@ def mlp(
         raise ValueError(f"widths is {widths!r}; give at least two positive numbers of units")
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
     layers = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out, bias=bias), make_activation()]
-    return _finish(layers[:-1], init, init_std)
+    for fan_in, fan_out in pairwise(widths[:-1]):
+        layers.append(nn.Linear(fan_in, fan_out, bias=bias))
+        layers += [nn.BatchNorm1d(fan_out)] * batch_norm + [make_activation()]
+        layers += [nn.Dropout(dropout)] * (dropout > 0)
+    layers.append(nn.Linear(*widths[-2:], bias=bias))
+    return _finish(layers, init, init_std)
 
 
 def scaling_mlp() -> nn.Sequential:

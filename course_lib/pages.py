@@ -1,4 +1,4 @@
-"""What a page shows that is not a figure: verdicts, the top card, the board, the symptom table.
+"""What a page shows beside plots: verdicts, the top card, the board, the symptom table, sliders.
 
 Everything here is read from records, `claims.yml` and the pages' own front matter, so that no
 number is typed. Needs no torch.
@@ -6,8 +6,11 @@ number is typed. Needs no torch.
 
 import ast
 import html
+import json
+import math
 import re
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +22,8 @@ from course_lib.records import CHAPTERS, Runs
 from course_lib.verdicts import Contrast, Verdict, combine, judge
 
 ROOMS = (  # in the order of the imports
-    "standin", "data", "tasks", "models", "diagnostics", "training", "records", "verdicts",
-    "experiments", "plots", "pages",
+    "standin", "data", "tasks", "models", "diagnostics", "training", "replicas", "records",
+    "verdicts", "experiments", "plots", "pages",
 )  # fmt: skip
 
 
@@ -339,22 +342,29 @@ def front_matter(page: Path) -> dict:
 
 
 def symptom_table() -> Markdown:
-    """What a reader sees, the likely cause, a two-minute test, the page: from the pages themselves.
+    """What a reader sees, the likely cause, a two-minute test: from the pages themselves.
 
-    Every page lists its own rows under `symptoms:` in its front matter.
+    Every page lists its own rows under `symptoms:` in its front matter; each links to its page. The
+    order is that of the contents.
     """
-    lines = ["| You see | Likely cause | Two-minute test | Page |", "|---|---|---|---|"]
-    for page in sorted(CHAPTERS.rglob("*.md")):
-        slug = page.relative_to(CHAPTERS).as_posix()
+    toc = CHAPTERS.parent / "_toc.yml"
+    contents = toc.read_text(encoding="utf-8") if toc.exists() else ""
+    lines = ["| You see | Likely cause | Two-minute test |", "|---|---|---|"]
+    for page in sorted(records.chapter_pages(), key=lambda page: contents.find(_slug(page))):
         for row in front_matter(page).get("symptoms", []):
-            lines.append(f"| {row['see']} | {row['cause']} | {row['test']} | [read]({slug}) |")
+            link = f"[{row['see']}]({_slug(page)}.md)"
+            lines.append(f"| {link} | {row['cause']} | {row['test']} |")
     return Markdown("\n".join(lines))
+
+
+def _slug(page: Path) -> str:
+    return page.relative_to(CHAPTERS).with_suffix("").as_posix()
 
 
 # --- the library --------------------------------------------------------------------------------
 
 
-def library_reference() -> Markdown:
+def course_lib_rooms() -> Markdown:
     """Rooms and public names of course_lib with the first sentence of each docstring, by ast."""
     package = Path(__file__).parent
     return Markdown("\n".join(line for room in ROOMS for line in _room(package / f"{room}.py")))
@@ -383,3 +393,69 @@ def _room(path: Path) -> list[str]:
 def _first_sentence(node: ast.AST) -> str:
     paragraph = ast.get_docstring(node).split("\n\n")[0].replace("\n", " ")
     return re.split(r"(?<=[.:])\s", paragraph)[0].replace("|", "\\|")
+
+
+# --- the explorer: five sliders over the recorded runs of a net of two layers --------------------
+
+SLIDERS = {  # what is multiplied -> the factors on offer, as powers of two
+    "inputs": (0, 2, 4, 6, 8),
+    "starting weights of layer 1": (-8, -6, -4, -2, 0, 2),
+    "starting weights of layer 2": (-8, -6, -4, -2, 0, 2),
+    "learning rate of layer 1": (-16, -12, -8, -4, 0, 4),
+    "learning rate of layer 2": (-16, -12, -8, -4, 0, 4),
+}
+# On powers of two, products are sums: from the five sliders to the three numbers that decide a run
+# (a, d1, d2 on the page), and from these to the setting whose inputs are as posted.
+INVARIANTS = ((1, 1, 1, 0, 0), (2, 0, 2, 1, 0), (2, 2, 0, 0, 1))
+UNSCALED = ((0, 0, 0), (0.5, 0, 0), (0.5, 0, 0), (-1, 1, 0), (-1, 0, 1))
+
+
+def invariants(setting: Sequence[int]) -> tuple[int, ...]:
+    """log2 of a, d1 and d2 for log2 of the five factors, in the order of `SLIDERS`."""
+    return tuple(sum(w * f for w, f in zip(row, setting, strict=True)) for row in INVARIANTS)
+
+
+def explorer(grid: Sequence[Runs], presets: Mapping[str, Sequence[int]]) -> HTML:
+    """Sliders over the runs of `grid`, one an arm, with a button for each of `presets`.
+
+    Script and data stand in the page, so that it works from a file and without a network. A
+    setting that is no arm of `grid` shows no curve. Raises ValueError for an arm whose factors are
+    no powers of two.
+    """
+    rows = {name: row for runs in grid for name, row in _explorer_rows(runs).items()}
+    data = {
+        "sliders": list(SLIDERS.items()), "invariants": INVARIANTS, "unscaled": UNSCALED,
+        "presets": list(presets.items()), "runs": rows,
+        "epochs": max((len(row) - 3 for row in rows.values() if row), default=20),
+    }  # fmt: skip
+    plain = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    script = (CHAPTERS / "_static" / "explore.js").read_text(encoding="utf-8")
+    done = sum(1 for row in rows.values() if row)
+    return HTML(
+        '<figure class="chart explore"><noscript><p>The sliders of this figure need JavaScript.'
+        f"</p></noscript><figcaption>{done} of {len(rows)} settings are run, one seed each. Thick "
+        "grey line: the net as posted. Loss: mean over an epoch, on a logarithmic axis; a cross "
+        "marks a run that stopped.</figcaption>"
+        f'<script type="application/json">{plain}</script><script>{script}</script></figure>'
+    )
+
+
+def _explorer_rows(runs: Runs) -> dict[str, list | int]:
+    """Per arm, under its invariants: accuracy and dead share in 1/10,000, the step at which it
+    diverged, the loss of each epoch to four digits. 0 for an arm without a run."""
+    rows = {}
+    for arm, config in runs.configs.items():
+        factors = [config.get("input_scale", 1.0), *config["init_scale"], *config["lr_scale"]]
+        powers = [int(math.log2(factor)) for factor in factors]
+        if factors != [2.0**power for power in powers]:
+            raise ValueError(f"arm {arm!r} has factors {factors}; use powers of two")
+        name = ",".join(str(power) for power in invariants(powers))
+        rows[name] = next((_explorer_row(run) for run in runs.of(arm)), 0)
+    return rows
+
+
+def _explorer_row(run: Mapping) -> list:
+    metrics, losses = run["metrics"], records.rounded(run["history"]["train_loss"])
+    shares = [round(1e4 * metrics[name]) for name in ("test_accuracy", "dead_share")]
+    short = [loss if loss is None else float(f"{loss:.4g}") for loss in losses]
+    return [*shares, metrics["diverged_step"], *short]

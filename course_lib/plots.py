@@ -25,6 +25,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK = "#010203"  # a sentinel: replaced by currentColor, so that text and axes follow the page
+FEW_POINTS = 8  # a line of at most so many points shows them
 WIDTH = 5.6  # inches, 538 px: on a 360 px phone, 10.5 pt text still measures 9.4 px
 # Okabe and Ito's hues (2008), with a luminance that reads on white and on #14181e (3:1 or better)
 # and no pair closer than 0.07 in OKLab under simulated colour deficiency (Machado et al. 2009).
@@ -432,7 +433,8 @@ def _line(axes: Axes, arm: str, x: np.ndarray, runs: np.ndarray, *, color, marke
     median = _median(runs)
     if len(runs) > 1:
         axes.plot(x, runs.T, color=color, lw=0.7, alpha=0.5)
-    axes.plot(x[: len(median)], median, color=color, ls=ls, lw=2)
+    dots = marker if len(x) <= FEW_POINTS else ""  # so that a line shows what was measured
+    axes.plot(x[: len(median)], median, color=color, ls=ls, lw=2, marker=dots, ms=5)
     for run, k in zip(runs, np.isfinite(runs).sum(axis=1), strict=True):
         if 0 < k < len(x):
             axes.plot(x[k - 1], run[k - 1], "x", color=color, ms=7, mew=1.8, zorder=4)

@@ -26,6 +26,12 @@ class RecordError(ValueError):
     """A record cannot be read, or does not belong to the study that asks for it."""
 
 
+def chapter_pages() -> list[Path]:
+    """Every page of the book in a fixed order, without the copies that editors keep."""
+    pages = sorted(CHAPTERS.rglob("*.md"))
+    return [page for page in pages if "/." not in page.relative_to(CHAPTERS.parent).as_posix()]
+
+
 def run_key(config: Mapping, seed: int, data_identity: str) -> str:
     """What a run is filed under: a digest of its plain configuration, its seed and its data."""
     plain = json.dumps([config, seed, data_identity], sort_keys=True)
@@ -142,7 +148,7 @@ def merge(path: Path) -> Path:
     for part in ("arms", "contrasts", "tune"):
         if plan.get(part) != their_plan.get(part):
             raise RecordError(f"{path} has other {part} than ours; make both from the same page")
-    for what, of in (("data", lambda r: r["data"]["name"]), ("device", lambda r: r["device"])):
+    for what, of in (("data", _data_of), ("device", lambda run: run["device"])):
         here, there = ({of(run) for run in record["runs"].values()} for record in (ours, other))
         if here and there and here != there:
             raise RecordError(
@@ -152,6 +158,10 @@ def merge(path: Path) -> Path:
     ours["runs"] = {**ours["runs"], **other["runs"], **ours["runs"]}  # ours come first, and stay
     plan["tuned"] = {**their_plan.get("tuned", {}), **plan.get("tuned", {})}
     return save(ours)
+
+
+def _data_of(run: Mapping) -> str:
+    return f"{run['data']['name']} ({run['data']['identity']})"
 
 
 class Runs:

@@ -43,6 +43,7 @@ class Contrast:
     faults: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     false_alarms: float = 0.0
+    differs: bool = False
     finding: bool | None = None
     note: str = ""
 
@@ -139,6 +140,16 @@ def exact(arm: str, *, equals: Mapping[str, float], given: Mapping[str, float]) 
     return Contrast("exact", arm, given=dict(given), equals=dict(equals))
 
 
+def identical(arm: str, metric: str, *, than: str, differs: bool = False) -> Contrast:
+    """For every seed `arm` and `than` have the same `metric`, or with `differs` never have it."""
+    return Contrast("exact", arm, metric, than, differs=differs)
+
+
+def assertion(finding: bool, note: str = "") -> Contrast:
+    """The claim is settled by a computation that the page does itself, or by a proof."""
+    return Contrast("exact", finding=bool(finding), note=note)
+
+
 def text(finding: bool, note: str = "") -> Contrast:
     """The claim is settled by the text's own figures; the page computes `finding` from them."""
     return Contrast("text", finding=bool(finding), note=note)
@@ -225,6 +236,8 @@ def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
     asked for and a run has no finite value."""
     verdict, arms = JUDGES[contrast.kind](contrast, runs), contrast.arms()
     made = min((len(runs.of(arm)) for arm in arms), default=needed)
+    if contrast.kind == "exact" and contrast.than:
+        made = verdict.n  # a run from before its metric was kept counts for nothing
     changes = {}
     if made < needed:
         changes = {"word": "not yet", "n": made}
@@ -358,11 +371,19 @@ def _judge_exact(contrast: Contrast, runs: Runs) -> Verdict:
         columns = [(runs.metric(contrast.arm, name), rounded(v)) for name, v in stated.items()]
         return {i for i in range(n) if all(column[i] == v for column, v in columns)}
 
-    n = len(runs.of(contrast.arm))
-    given = met(contrast.given)
-    kept = given & met(contrast.equals)
+    if contrast.finding is not None:
+        return _judge_text(contrast, runs)
+    if contrast.than:
+        a, b, _ = runs.pair(contrast.arm, contrast.than, contrast.metric)
+        given = set(range(len(a)))
+        kept = {i for i in given if (a[i] == b[i]) != contrast.differs}
+    else:
+        n = len(runs.of(contrast.arm))
+        given = met(contrast.given)
+        kept = given & met(contrast.equals)
     word = "open" if not given else "holds" if kept == given else "fails"
-    return _made(contrast, word, len(given), detail=f"equal in {len(kept)} of {len(given)} runs")
+    what = "different" if contrast.differs else "equal"
+    return _made(contrast, word, len(given), detail=f"{what} in {len(kept)} of {len(given)} runs")
 
 
 def _judge_text(contrast: Contrast, runs: Runs) -> Verdict:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from course_lib import records
+
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
 NUM_ROWS = {"S": 15, "C": 26, "T": 20, "K": 9}
@@ -15,7 +17,7 @@ FOLDERS = {"S": "scaling", "C": "cnn", "T": "tips", "K": "tips"}
 KINDS = {"number", "better", "same", "always", "event", "diagnostic", "exact", "text"}
 SPEAKERS = {"asker", "answer 1", "answer 2", "answer 3", "comment", "the article"}
 ROW_FIELDS = {"id", "text", "who", "kind", "page", "claim", "parts", "same_as"}
-PART_FIELDS = {"id", "who", "kind", "claim", "main"}
+PART_FIELDS = {"id", "who", "kind", "page", "claim", "main"}
 MAX_CLAIM = 280  # characters: two short sentences, and a card stays a card
 
 ROWS = yaml.safe_load((CHAPTERS / "claims.yml").read_text(encoding="utf-8"))
@@ -131,7 +133,7 @@ def marked_terms(source):
 
 
 def pages():
-    return sorted(CHAPTERS.rglob("*.md"))
+    return records.chapter_pages()
 
 
 def glossary():

@@ -21,6 +21,7 @@ OPTIMISERS = {
     "Adam": replace(NET, optimizer="adam", lr=1e-3, weight_decay=0.01),
     "AdamW": replace(NET, optimizer="adamw", lr=1e-3, weight_decay=0.01),
     "biases": replace(NET, model_options={"widths": (48, 32, 10)}),
+    "batch norm": replace(NET, model_options={"widths": (48, 32, 10), "batch_norm": True}),
     "preprocessed": replace(NET, preprocess="standardise"),
 }
 
@@ -91,6 +92,35 @@ def test_a_wrong_power_is_not_equal(wrong):
     ours = final_weights(config)
     scaled = final_weights(replace(at_input_scale(config, 256.0), **wrong))
     assert not all(torch.equal(a, b) for a, b in zip(ours, scaled, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("Adam", {"lr_scale": (1 / 256**2, 1.0)}),  # SGD's power
+        ("Adam", {"weight_decay_scale": (256.0, 1.0)}),  # AdamW's power
+        ("AdamW", {"weight_decay_scale": (256.0**2, 1.0)}),  # Adam's power
+    ],
+)
+def test_a_power_of_another_optimiser_is_far_off(name, wrong):
+    config = replace(OPTIMISERS[name], epochs=4, precision="fp64")
+    ours = final_weights(config)
+    scaled = final_weights(replace(at_input_scale(config, 256.0), **wrong))
+    assert max(((a - b).norm() / a.norm()).item() for a, b in zip(ours, scaled, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_factor_can_be_shared_by_all_layers_of_a_relu_net(depth):
+    widths = (48, *[32] * (depth - 1), 10)
+    config = replace(NET, epochs=20, model_options={"widths": widths, "bias": False})
+    c = 2.0**4  # each layer's share of s = c ** depth
+    shared = replace(
+        config, input_scale=c**depth, init_scale=(1 / c,) * depth, lr=config.lr / c**2,
+        weight_decay=config.weight_decay * c**2,
+    )  # fmt: skip
+    ours = training.train(config, 0, DATASET).model.parameters()
+    theirs = training.train(shared, 0, DATASET).model.parameters()
+    assert all(torch.equal(a, b * c) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_the_map_composes():

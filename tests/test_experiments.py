@@ -152,7 +152,9 @@ def test_other_data_is_refused(base, monkeypatch):
     study = Study("tiny", ARMS, CLAIMS, seeds=1)
     compute(study)
     monkeypatch.setattr(data, "load_cifar10", lambda: made_up("CIFAR-10, JPEG copy"))
-    with pytest.raises(RecordError, match="made on CIFAR-10, here lies CIFAR-10, JPEG copy"):
+    with pytest.raises(
+        RecordError, match=r"made on CIFAR-10 \(.*\), here lies CIFAR-10, JPEG copy \("
+    ):
         compute(study)
 
 
@@ -197,7 +199,7 @@ def test_canaries_of_the_records_still_sing(study):
     arms = page_studies[study].arms
     for arm, losses in record["canaries"].items():
         if arm in arms:
-            assert experiments.canary(arms[arm]) == pytest.approx(losses, rel=1e-4), arm
+            assert experiments.canary(arms[arm]) == pytest.approx(losses, rel=1e-3), arm
 
 
 def test_live_runs_are_cut_down(base):
@@ -247,7 +249,7 @@ def test_study_cells_are_read_without_jupytext(tmp_path, monkeypatch):
     page.write_text(PAGE)
     (study,) = experiments.studies_of(page)
     assert study.name == "one"
-    monkeypatch.setattr(experiments, "CHAPTERS", tmp_path)
+    monkeypatch.setattr(records, "CHAPTERS", tmp_path)
     assert list(experiments.all_studies()) == ["one"]
     (tmp_path / "other.md").write_text(PAGE)
     with pytest.raises(ValueError, match="stands on two pages"):
@@ -296,3 +298,45 @@ def test_principal_coordinates_keep_inner_products():
     torch.testing.assert_close(  # 256 images span at most 256 directions: nothing is lost
         projected.train.inputs @ projected.train.inputs.T, flat @ flat.T, rtol=1e-3, atol=1e-2
     )
+
+
+SMALL = TrainConfig(
+    task="images_pca", num_train=300, num_test=100, model="mlp", batch_size=100, epochs=2,
+    model_options={"widths": (256, 12, 10), "bias": False},
+)  # fmt: skip
+
+
+def test_small_nets_of_one_seed_are_done_together(base):
+    arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 11)}
+    study = Study("tiny", arms, seeds=2)
+    groups = experiments.bundles(experiments.planned(study, compute(study), base.identity))
+    assert sorted(len(group) for group in groups) == [2, 2, 8, 8]
+    assert all(len({job.seed for job in group}) == 1 for group in groups)
+    runs = records.load("tiny")["runs"].values()
+    assert sorted({run["replicas"] for run in runs}) == [2, 8]
+    alone = experiments.run(arms["lr 3"], 1)
+    ours = next(run for run in runs if (run["arm"], run["seed"]) == ("lr 3", 1))
+    assert ours["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"], rel=1e-4)
+    assert ours["config"] == json.loads(json.dumps(alone["config"]))
+
+
+def test_a_run_keeps_its_company_when_the_queue_is_taken_up_again(base):
+    arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 4)}
+    study = Study("tiny", arms, seeds=1)
+    whole = compute(study)
+    part = json.loads(records.path_of("tiny").read_text())
+    part["runs"].pop(next(iter(part["runs"])))
+    records.path_of("tiny").write_text(json.dumps(part))
+    again = compute(study)
+    assert {run["replicas"] for run in again["runs"].values()} == {3}
+    metrics = [{run["arm"]: run["metrics"] for run in r["runs"].values()} for r in (whole, again)]
+    assert records.rounded(metrics[0]) == records.rounded(metrics[1])
+
+
+def test_a_run_that_another_record_has_is_taken_over(base, monkeypatch):
+    compute(Study("tiny", ARMS, CLAIMS, seeds=2))
+    monkeypatch.setattr(experiments, "run", None)  # no run may be made
+    arm, config = next(iter(ARMS.items()))
+    other = compute(Study("other", {f"again {arm}": config}, seeds=2))
+    assert {run["arm"] for run in other["runs"].values()} == {f"again {arm}"}
+    assert len(other["runs"]) == 2

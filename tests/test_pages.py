@@ -129,12 +129,13 @@ def test_symptoms_come_from_the_front_matter(monkeypatch, tmp_path):
     (tmp_path / "scaling" / "page.md").write_text(page)
     (tmp_path / "bare.md").write_text("# No front matter\n")
     monkeypatch.setattr(pages, "CHAPTERS", tmp_path)
+    monkeypatch.setattr(records, "CHAPTERS", tmp_path)
     assert pages.symptom_table().data.splitlines()[2:] == [
-        "| NaN | lr | halve it | [read](scaling/page.md) |"
+        "| [NaN](scaling/page.md) | lr | halve it |"
     ]
 
 
 def test_the_library_reference_names_every_room():
-    text = pages.library_reference().data
+    text = pages.course_lib_rooms().data
     assert all(f"## `{room}`" in text for room in pages.ROOMS)
     assert "| `TrainConfig` |" in text and "_Run" not in text

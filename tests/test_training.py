@@ -307,3 +307,43 @@ def test_a_device_that_is_not_there():
 def test_probe_steps_begin_at_0_and_end_at_last():
     steps = training.probe_steps(4000)
     assert steps[:3] == (0, 1, 2) and steps[-1] == 4000 and len(steps) <= 60
+
+
+# --- doses ------------------------------------------------------------------------------------
+
+DOSED = replace(SMALL, epochs=3, lr_doses=((0, 0.1), (2, 0.5)))
+
+
+def test_a_dose_is_a_multiple_of_the_stability_limit():
+    run = training._Run(DOSED, 0, make_dataset(), torch.device("cpu"))
+    for epoch, dose in ((0, 0.1), (1, 0.1), (2, 0.5)):
+        run.train_epoch(epoch)
+        lr = run.optimizer.param_groups[0]["lr"]
+        assert lr == pytest.approx(dose * 2 * 1.9 / run.sharpness[-1])
+    assert len(run.sharpness) == 2 and run.sharpness[0] != run.sharpness[1]
+
+
+def test_a_run_resumes_across_a_dose(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    torch.manual_seed(0)
+    run = training._Run(DOSED, 0, make_dataset(), torch.device("cpu"))
+    run.train_epoch(0)
+    run.save(tmp_path / "state.pt")
+    whole = train(DOSED)
+    again = train(DOSED, checkpoint=tmp_path / "state.pt")
+    assert again.sharpness == whole.sharpness and again.history == whole.history
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"optimizer": "adam"},
+        {"nesterov": True},
+        {"dampening": 0.1},
+        {"lr_scale": (1.0, 0.5)},
+        {"schedule": "cosine"},
+    ],
+)
+def test_doses_are_refused_where_the_limit_is_another(other):
+    with pytest.raises(ValueError, match="doses need SGD with a constant lr"):
+        train(replace(DOSED, **other))

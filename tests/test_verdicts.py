@@ -674,3 +674,27 @@ def test_half_width_is_that_of_two_equal_arms():
     a, b = [0.1, 0.2, 0.4, 0.7], [0.3, 0.4, 0.6, 0.9]  # shifted copies: the same spread
     low, high = verdicts.welch_interval(a, b, 0.99)
     assert verdicts.half_width(statistics.stdev(a), 4, 0.99) == pytest.approx((high - low) / 2)
+
+
+# --- exact, between two arms --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differs", "word"),
+    [
+        ([1, 2, 3], [1, 2, 3], False, "holds"),
+        ([1, 2, 3], [1, 2, 4], False, "fails"),
+        ([1, 2, 3], [4, 5, 6], True, "holds"),
+        ([1, 2, 3], [1, 5, 6], True, "fails"),
+        ([1, 2, None], [1, 2, 3], False, "not yet"),
+    ],
+)
+def test_identical_compares_seed_by_seed(a, b, differs, word):
+    contrast = verdicts.identical("a", METRIC, than="b", differs=differs)
+    assert judge("X1", contrast, made_up(a=a, b=b), 3).word == word
+
+
+@pytest.mark.parametrize(("finding", "word"), [(True, "holds"), (False, "fails")])
+def test_an_assertion_needs_no_runs(finding, word):
+    verdict = judge("X1", verdicts.assertion(finding, "shown"), made_up(a=[1]), 10)
+    assert (verdict.word, verdict.kind, verdict.needed) == (word, "exact", 0)
