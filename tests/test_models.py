@@ -285,7 +285,7 @@ def test_same_padding_is_tensorflows(kernel, stride):
         convolution.bias.detach().numpy(),
         stride,
     )
-    np.testing.assert_allclose(layers(inputs).detach().numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(layers(inputs).detach().numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_thin_cnn_pads_its_even_kernels_unevenly():
