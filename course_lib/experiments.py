@@ -249,6 +249,22 @@ class Study:
     def runs(self) -> Runs:
         return Runs(self.record())
 
+    def tuning_curve(self, arm: str) -> tuple[list[float], list[list[float | None]]]:
+        """The values tried of the one tuned field, and a row of validation accuracies per seed.
+
+        None where a run is not made yet. Raises ValueError if the study tunes another number of
+        fields than one.
+        """
+        if len(self.tune) != 1:
+            raise ValueError(f"study {self.name!r} tunes {list(self.tune)}; a curve needs one field")
+        runs = self.record()["runs"]
+        identity = next((run["data"]["identity"] for run in runs.values()), "")
+        columns = []
+        for values in tuning_grid(self):
+            found = [runs.get(job.key(identity)) for job in _tuning_runs(self, arm, values)]
+            columns.append([run and run["metrics"]["val_accuracy"] for run in found])
+        return list(*self.tune.values()), [list(row) for row in zip(*columns, strict=True)]
+
     def verdict(self, claim: str) -> Verdict:
         """The verdict on `claim`, computed from the record."""
         if claim not in self.claims:
@@ -276,6 +292,12 @@ class Job:
     def key(self, identity: str) -> str:
         """What its run is filed under, on the data called `identity`."""
         return run_key(self.config.plain(), self.seed, identity)
+
+
+def half_decades(low: int, high: int) -> tuple[float, ...]:
+    """1 and 3 times each power of ten from 10^`low` up to 10^`high`, both ends included."""
+    whole = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in (1, 3)]
+    return tuple(whole[:-1])
 
 
 def tuning_grid(study: Study) -> list[dict]:

@@ -157,13 +157,16 @@ def recorded(study: str) -> dict[str, Verdict]:
 def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) -> HTML:
     """The card that opens a page: symptom, verdicts, a fix to copy, tested and not tested on.
 
-    `studies` are the names of the page's records. `fix` is at most three lines of code; a longer
-    one raises ValueError.
+    `studies` are the names of the page's records; verdicts on a claim in another setting than its
+    own ("S2 @ …") are shown where there is no other. `fix` is at most three lines of code; a
+    longer one raises ValueError.
     """
-    verdicts = [v for name in studies for v in recorded(name).values() if " @ " not in v.claim]
+    found = [v for name in studies for v in recorded(name).values()]
+    verdicts = [v for v in found if " @ " not in v.claim] or found
     if len(fix.strip().splitlines()) > 3:
         raise ValueError(f"fix has {len(fix.strip().splitlines())} lines; a card takes three")
-    texts = _claim_texts()
+    claimed = _claim_texts()
+    texts = {v.claim: claimed[v.claim.split(" @ ")[0]] for v in verdicts}
     lines = "".join(
         f"<li>{pill(v.word)} <b>{v.claim}</b> {html.escape(texts[v.claim])} "
         f'<span class="numbers">{html.escape(_numbers(v))}</span></li>'
