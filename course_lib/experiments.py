@@ -71,15 +71,15 @@ def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) ->
 
 
 def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> dict:
-    """What a record keeps of a run, but for the time it took."""
+    """What a record keeps of a run, but for the time it took; of a tuning run only its end."""
     base = tasks.default_base()
     return {
         "seed": seed,
         "config": config.plain(),
         "data": {"name": base.name, "identity": base.identity},
         "metrics": final_metrics(config, result, dataset, test=test),
-        "history": since_dose(config, result.history),
-        "probes": result.probes,
+        "history": since_dose(config, result.history) if test else {},
+        "probes": result.probes if test else {},
         "device": _device_name(device),
         "precision": config.precision,
         "threads": torch.get_num_threads(),

@@ -176,6 +176,23 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
             means.setdefault(lr, []).append(run["metrics"]["val_accuracy"])
     assert chosen.get("lr", TrainConfig().lr) == max(means, key=lambda lr: sum(means[lr]))
     assert len(study.runs().of("plain")) == 1
+    values, rows = study.tuning_curve("plain")
+    assert values == [0.0, 0.02] and len(rows) == 2
+    assert [sum(column) for column in zip(*rows, strict=True)] == pytest.approx(
+        [sum(means[lr]) for lr in values]
+    )
+    assert not any(run["history"] or run["probes"] for run in by_phase["tune"])
+
+
+def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
+    assert study.tuning_curve("plain") == ([0.0, 0.02], [[None, None]] * 2)
+    with pytest.raises(ValueError, match=r"tunes \[\]; a curve needs one field"):
+        replace(study, tune={}).tuning_curve("plain")
+
+
+def test_half_decades_include_both_ends():
+    assert experiments.half_decades(-2, 0) == (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def test_run_key_depends_on_configuration_seed_and_data_alone():

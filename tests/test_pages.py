@@ -123,6 +123,19 @@ def test_the_card_carries_its_answer_and_a_short_fix(results):
         pages.card("x", "made_up", fix="a\nb\nc\nd", **scope)
 
 
+def test_a_card_shows_other_settings_only_where_there_is_nothing_else(results):
+    record = make_record("made_up", accuracy=0.5)
+    stated = record["analysis"]["contrasts"]
+    claim = next(iter(stated))
+    scope = {"fix": "x = x / 255", "tested": "this.", "not_tested": "that."}
+    records.save(record | {"analysis": record["analysis"] | {"contrasts": stated | {
+        f"{claim} @ batch 1": stated[claim]}}})  # fmt: skip
+    assert "@ batch 1" not in pages.card("x", "made_up", **scope).data
+    records.save(record | {"analysis": record["analysis"] | {"contrasts": {
+        f"{claim} @ batch 1": stated[claim]}}})  # fmt: skip
+    assert f"<b>{claim} @ batch 1</b>" in pages.card("x", "made_up", **scope).data
+
+
 def test_symptoms_come_from_the_front_matter(monkeypatch, tmp_path):
     (tmp_path / "scaling").mkdir()
     page = '---\nsymptoms:\n  - {see: "NaN", cause: "lr", test: "halve it"}\n---\n# Title\n'
