@@ -14,7 +14,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -127,26 +127,57 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
     """What is measured once training is over, in eval mode, on whole splits."""
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     prepare = training.make_prepare(config, dataset, dtype)
-    model, train = result.model, dataset.train
-    on_train = training.evaluate(model, train, prepare)
-    metrics = {"train_loss": on_train.loss, "train_accuracy": on_train.accuracy}
-    metrics["max_abs_logit"] = on_train.max_abs_logit
-    if len(dataset.val):
-        on_val = training.evaluate(model, dataset.val, prepare)
-        metrics |= {"val_loss": on_val.loss, "val_accuracy": on_val.accuracy}
-    if test:
-        on_test = training.evaluate(model, dataset.test, prepare)
-        metrics |= {"test_loss": on_test.loss, "test_accuracy": on_test.accuracy}
-    first = training.first_examples(train, GRAD_INPUTS)
-    metrics["grad_norm"] = training.probe(model, first, prepare)["grad_norm"]
-    metrics["dead_share"] = dead_share_of(model, train, prepare)
+    model, loss_fn = result.model, training.LOSSES[config.loss]
+    splits = {"train": dataset.train, "val": dataset.val} | ({"test": dataset.test} if test else {})
+    metrics = {}
+    for name, split in splits.items():
+        if len(split):
+            found = training.evaluate(model, split, prepare, loss_fn=loss_fn)
+            metrics[f"{name}_loss"] = found.loss
+            if found.accuracy is not None:
+                metrics[f"{name}_accuracy"] = found.accuracy
+            metrics.setdefault("max_abs_logit", found.max_abs_logit)  # of the training split
+    first = training.first_examples(dataset.train, GRAD_INPUTS)
+    metrics["grad_norm"] = training.probe(model, first, prepare, loss_fn=loss_fn)["grad_norm"]
+    metrics["dead_share"] = dead_share_of(model, dataset.train, prepare)
     metrics["logits_digest"] = logits_digest(model, first, prepare)
     if result.sharpness:
         metrics["sharpness_first"], metrics["sharpness"] = result.sharpness[0], result.sharpness[-1]
         metrics["loss_growth"] = loss_growth(since_dose(config, result.history)["train_loss"])
     if result.probes:
         metrics["grad_growth"] = grad_growth(result.probes)
+    for name in config.measures if test else ():
+        metrics[name] = measure(name)(config, model, dataset)
     return metrics | {"diverged_step": result.diverged_step}
+
+
+def measure(name: str) -> Callable:
+    """The function behind a name in `TrainConfig.measures`; ValueError for an unknown one."""
+    if name not in MEASURES:
+        raise ValueError(f"measures holds {name!r}; known: {', '.join(MEASURES)}")
+    return MEASURES[name]
+
+
+def _test_accuracy_prepared_as(**changes) -> Callable:
+    """Test accuracy when test inputs are prepared otherwise than training inputs were."""
+
+    def value(config: TrainConfig, model, dataset: data.Dataset) -> float:
+        prepare = training.make_prepare(replace(config, **changes), dataset, torch.float32)
+        return training.evaluate(model, dataset.test, prepare).accuracy
+
+    return value
+
+
+def _test_accuracy_own_statistics(config: TrainConfig, model, dataset: data.Dataset) -> float:
+    swapped = replace(dataset, train=dataset.test)
+    prepare = training.make_prepare(config, swapped, torch.float32)
+    return training.evaluate(model, dataset.test, prepare).accuracy
+
+
+MEASURES: dict[str, Callable] = {  # name -> function of configuration, net and dataset
+    "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
+    "test_accuracy_own_statistics": _test_accuracy_own_statistics,
+}
 
 
 def _device_name(device: str) -> str:
@@ -256,7 +287,7 @@ class Study:
         fields than one.
         """
         if len(self.tune) != 1:
-            raise ValueError(f"study {self.name!r} tunes {list(self.tune)}; a curve needs one field")
+            raise ValueError(f"study {self.name!r} tunes {list(self.tune)}; tune one for a curve")
         runs = self.record()["runs"]
         identity = next((run["data"]["identity"] for run in runs.values()), "")
         columns = []

@@ -36,9 +36,14 @@ class TrainConfig:
     num_test: int | None = None  # test examples; None takes all
     model: str = "scaling_mlp"  # a name in models.MODELS
     model_options: Mapping = field(default_factory=dict)  # passed to models.build
-    preprocess: str = "none"  # "none", "centre" or "standardise", with training statistics
+    transform: str = "none"  # a name in TRANSFORMS: squashes float inputs, before preprocessing
+    transform_scale: float = 1.0  # inputs are divided by it before the transform
+    preprocess: str = "none"  # a name in PREPROCESS
+    statistics_of: str = "train"  # what preprocessing is fitted to: "train", or "all" (a leak)
+    whiten_eps: float = 1e-2  # "whiten" adds it, times the mean variance, to every variance
     input_scale: float = 1.0  # inputs are multiplied by it, after preprocessing
     augment: bool = False  # random crop (padding 4) and flip, images only
+    loss: str = "cross_entropy"  # a name in LOSSES
     optimizer: str = "sgd"  # "sgd", "adam", "adamw" or "adadelta"
     lr: float = 0.02  # base learning rate
     lr_doses: tuple[tuple[int, float], ...] = ()  # (epoch, multiple of the stability limit) pairs
@@ -49,6 +54,7 @@ class TrainConfig:
     eps: float = 1e-8  # Adam and AdamW only; PyTorch's default
     weight_decay: float = 1e-4  # coupled, except in AdamW
     schedule: str = "constant"  # a name in SCHEDULES
+    forget_at: int = 0  # after so many epochs the optimiser's state is lost once; 0: never
     epochs: int = 20
     batch_size: int = 250
     init_scale: tuple[float, ...] = ()  # factors on the initial weights, per weight layer
@@ -57,6 +63,7 @@ class TrainConfig:
     eps_scale: tuple[float, ...] = ()  # factors on Adam's eps, per weight layer
     precision: str = "fp32"  # "fp32", "bf16" (autocast) or "fp64"
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
+    measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
     def plain(self) -> dict:
         """The fields that differ from their defaults, as JSON-ready data.
@@ -80,10 +87,11 @@ def _jsonable(value):
 
 @dataclass(frozen=True)
 class Metrics:
-    """Mean cross-entropy in nats per example, accuracy as a fraction, largest absolute logit."""
+    """Mean loss (cross-entropy: nats per example), accuracy as a fraction (None where targets are
+    not classes), largest absolute output."""
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     max_abs_logit: float
 
 
@@ -118,31 +126,54 @@ def cosine(step: int, num_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
 
 
+def early_drop(step: int, num_steps: int) -> float:
+    return 1.0 if step < 0.2 * num_steps else 0.1
+
+
+def late_drop(step: int, num_steps: int) -> float:
+    return 1.0 if step < 0.9 * num_steps else 0.1
+
+
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
+    "early_drop": early_drop,  # to a tenth, after a fifth of the steps
+    "late_drop": late_drop,  # to a tenth, for the last tenth of the steps
+}
+
+LOSSES: dict[str, Callable] = {
+    "cross_entropy": F.cross_entropy,  # logits (B, classes), targets (B,)
+    "mse": F.mse_loss,  # outputs and targets (B, K), as for the two below
+    "l1": F.l1_loss,
+    "huber": F.huber_loss,  # squared up to an error of 1, linear beyond
 }
 
 
 # --- inputs -----------------------------------------------------------------------------------
 
 
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {  # of inputs / transform_scale
+    "tanh": torch.tanh,
+    "log": torch.log1p,  # for inputs ≥ 0
+    "asinh": torch.asinh,
+    "clip": lambda x: x.clamp(-1.0, 1.0),
+}
+PREPROCESS = ("none", "centre", "standardise", "whiten")  # "whiten": ZCA, eigenvectors kept
+
+
 def make_prepare(config: TrainConfig, dataset: Dataset, dtype: torch.dtype) -> Callable:
     """A function from stored inputs to what the net sees: float, preprocessed, scaled.
 
     uint8 images (N, 3, H, W) go to [0, 1] first; float inputs (N, D) are taken as they are.
-    Statistics are those of the training split, per channel for images and per feature otherwise.
+    Statistics are those of the training split, per channel for images and per feature otherwise;
+    whitening mixes all features of an example.
     """
-    shift, divisor = _statistics(config.preprocess, dataset.train, dtype)
+    floats = _make_floats(config, dataset, dtype)
+    normalise = _make_normalise(config, dataset, floats)
 
     def prepare(inputs: Tensor) -> Tensor:
-        is_image = inputs.dtype == torch.uint8
-        x = data.to_float(inputs, dtype) if is_image else inputs.to(dtype)
-        if shift is not None:
-            x = x.sub_(shift) if is_image else x - shift
-        if divisor is not None:
-            x = x.div_(divisor)
+        x = normalise(floats(inputs))
         return x if config.input_scale == 1.0 else x * config.input_scale
 
     return prepare
@@ -153,18 +184,52 @@ def first_examples(split: Split, count: int) -> Split:
     return Split(split.inputs[:count], split.targets[:count])
 
 
-def _statistics(preprocess: str, train: Split, dtype: torch.dtype) -> tuple:
-    if preprocess not in ("none", "centre", "standardise"):
-        raise ValueError(f"preprocess is {preprocess!r}; use 'none', 'centre' or 'standardise'")
-    if preprocess == "none":
-        return None, None
-    if train.inputs.dtype == torch.uint8:
-        mean, std = data.channel_statistics(train)
+def _make_floats(config: TrainConfig, dataset: Dataset, dtype: torch.dtype) -> Callable:
+    """From stored inputs to floats, a new tensor where it may be changed in place."""
+    if config.transform == "none":
+        return lambda x: data.to_float(x, dtype) if x.dtype == torch.uint8 else x.to(dtype)
+    transform = _lookup("transform", config.transform, TRANSFORMS)
+    if dataset.train.inputs.dtype == torch.uint8:
+        raise ValueError(f"transform is {config.transform!r}; it needs a task with float inputs")
+    return lambda x: transform(x.to(dtype) / config.transform_scale)
+
+
+def _make_normalise(config: TrainConfig, dataset: Dataset, floats: Callable) -> Callable:
+    if config.preprocess not in PREPROCESS:
+        raise ValueError(f"preprocess is {config.preprocess!r}; known: {', '.join(PREPROCESS)}")
+    if config.statistics_of not in ("train", "all"):
+        raise ValueError(f"statistics_of is {config.statistics_of!r}; use 'train' or 'all'")
+    if config.preprocess == "none":
+        return lambda x: x
+    inputs = dataset.train.inputs
+    if config.statistics_of == "all":
+        inputs = torch.cat([inputs, dataset.test.inputs])
+    if config.preprocess == "whiten":
+        return _make_whiten(floats(inputs).flatten(1), config.whiten_eps)
+    is_image, dtype = inputs.dtype == torch.uint8, floats(inputs[:1]).dtype
+    if is_image:
+        mean, std = data.channel_statistics(Split(inputs, torch.zeros(len(inputs))))
         mean, std = mean.view(3, 1, 1), std.view(3, 1, 1)
     else:
-        mean, std = train.inputs.double().mean(dim=0), train.inputs.double().std(dim=0)
-    mean, std = (v.to(train.inputs.device, dtype) for v in (mean, std))
-    return mean, (std if preprocess == "standardise" else None)
+        values = floats(inputs).double()
+        mean, std = values.mean(dim=0), values.std(dim=0)
+    mean, std = (v.to(inputs.device, dtype) for v in (mean, std))
+
+    def normalise(x: Tensor) -> Tensor:
+        x = x.sub_(mean) if is_image else x - mean
+        return x.div_(std) if config.preprocess == "standardise" else x
+
+    return normalise
+
+
+def _make_whiten(flat: Tensor, eps: float) -> Callable:
+    """ZCA (Bell and Sejnowski 1997): decorrelate, give every direction variance 1, turn back."""
+    mean = flat.double().mean(dim=0)
+    centred = flat.double() - mean
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(flat))
+    gains = (variances.clamp(min=0.0) + eps * variances.mean()).rsqrt()
+    matrix, mean = ((axes * gains) @ axes.T).to(flat.dtype), mean.to(flat.dtype)
+    return lambda x: ((x.flatten(1) - mean) @ matrix).view_as(x)
 
 
 # --- optimisers -------------------------------------------------------------------------------
@@ -250,8 +315,10 @@ def at_input_scale(config: TrainConfig, factor: float) -> TrainConfig:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, prepare: Callable) -> Metrics:
-    """Mean cross-entropy and accuracy of `model` on `split`, in eval mode.
+def evaluate(
+    model: nn.Module, split: Split, prepare: Callable, *, loss_fn: Callable = F.cross_entropy
+) -> Metrics:
+    """Mean loss and accuracy of `model` on `split`, in eval mode.
 
     Every example weighs the same, so a short last batch counts for what it holds. Leaves the
     model in the mode it was in. Raises ValueError if the split is empty.
@@ -262,32 +329,45 @@ def evaluate(model: nn.Module, split: Split, prepare: Callable) -> Metrics:
     model.eval()
     loss_sum, num_correct, largest = 0.0, 0, 0.0
     for inputs, targets in data.batches(split, EVAL_BATCH):
-        logits = model(prepare(inputs))
-        loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
-        num_correct += (logits.argmax(dim=1) == targets).sum().item()
-        largest = max(largest, logits.abs().max().item())
+        outputs = model(prepare(inputs))
+        loss_sum += loss_fn(outputs, targets, reduction="sum").item()
+        num_correct += _num_correct(outputs, targets).item()
+        largest = max(largest, outputs.abs().max().item())
     model.train(training)
-    return Metrics(loss_sum / len(split), num_correct / len(split), largest)
+    accuracy = num_correct / len(split) if _are_classes(split.targets) else None
+    return Metrics(loss_sum / split.targets.numel(), accuracy, largest)
 
 
-def probe(model: nn.Module, split: Split, prepare: Callable) -> dict[str, float]:
-    """Loss, accuracy, gradient norm and share of dead units on `split`, in eval mode."""
+def probe(
+    model: nn.Module, split: Split, prepare: Callable, *, loss_fn: Callable = F.cross_entropy
+) -> dict[str, float]:
+    """Loss, accuracy (of classes), gradient norm, share of dead units on `split`, in eval mode."""
     training = model.training
     model.eval()
     inputs = prepare(split.inputs)
-    logits = model(inputs)
-    loss = F.cross_entropy(logits, split.targets)
+    outputs = model(inputs)
+    loss = loss_fn(outputs, split.targets)
     model.zero_grad(set_to_none=True)
     loss.backward()
-    readings = {
-        "loss": loss.item(),
-        "accuracy": (logits.argmax(dim=1) == split.targets).double().mean().item(),
-        "grad_norm": diagnostics.grad_norm(model),
-        "dead_share": diagnostics.dead_share(model, inputs),
-    }
+    readings = {"loss": loss.item()}
+    if _are_classes(split.targets):
+        readings["accuracy"] = (outputs.argmax(dim=1) == split.targets).double().mean().item()
+    readings["grad_norm"] = diagnostics.grad_norm(model)
+    readings["dead_share"] = diagnostics.dead_share(model, inputs)
     model.zero_grad(set_to_none=True)
     model.train(training)
     return readings
+
+
+def _are_classes(targets: Tensor) -> bool:
+    return not targets.is_floating_point()
+
+
+def _num_correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many classes are right; 0 where targets are not classes. Stays on the device."""
+    if not _are_classes(targets):
+        return torch.zeros((), dtype=torch.int64, device=targets.device)
+    return (outputs.argmax(dim=1) == targets).sum()
 
 
 # --- the loop ---------------------------------------------------------------------------------
@@ -364,6 +444,8 @@ class _Run:
         self.crops = torch.Generator(device).manual_seed(seed)
         self.autocast = _autocast(config.precision, device)
         self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
+        self.loss_fn = _lookup("loss", config.loss, LOSSES)
+        _check_targets(config.loss, dataset.train.targets)
         self.batches_per_epoch = math.ceil(len(self.train_split) / config.batch_size)
         self.epoch, self.diverged_step, self.saved_at = 0, None, time.monotonic()
         self.probe_steps = probe_steps(config.probe_until)
@@ -372,6 +454,8 @@ class _Run:
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split. Reads nothing back from the device until its end."""
         self._set_dose(epoch)
+        if epoch and epoch == self.config.forget_at:
+            self.optimizer.state.clear()
         model, config = self.model.train(), self.config
         device = self.train_split.targets.device
         losses = torch.empty(self.batches_per_epoch, device=device)
@@ -386,14 +470,14 @@ class _Run:
                 self._read_probes(step)
             self._set_lr(step)
             with self.autocast:
-                logits = model(self.prepare(inputs))
-                loss = F.cross_entropy(logits, targets)
+                outputs = model(self.prepare(inputs))
+                loss = self.loss_fn(outputs, targets)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             models.apply_max_norm(model)
             losses[index] = loss.detach()
-            num_correct += (logits.argmax(dim=1) == targets).sum()
+            num_correct += _num_correct(outputs, targets)
         self._close_epoch(epoch, losses.cpu(), num_correct.item())
 
     def _set_dose(self, epoch: int) -> None:
@@ -403,7 +487,7 @@ class _Run:
         for dose in (dose for start, dose in self.config.lr_doses if start == epoch):
             inputs, targets = self.prepare(self.probe_split.inputs), self.probe_split.targets
             curvature = diagnostics.top_hessian_eigenvalue
-            self.sharpness.append(curvature(self.model, F.cross_entropy, inputs, targets))
+            self.sharpness.append(curvature(self.model, self.loss_fn, inputs, targets))
             for group in self.optimizer.param_groups:
                 group["lr"] = dose * 2 * (1 + self.config.momentum) / self.sharpness[-1]
 
@@ -418,7 +502,7 @@ class _Run:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def _read_probes(self, step: int) -> None:
-        readings = probe(self.model, self.probe_split, self.prepare)
+        readings = probe(self.model, self.probe_split, self.prepare, loss_fn=self.loss_fn)
         for name, value in {"step": step, **readings}.items():
             self.probes.setdefault(name, []).append(value)
 
@@ -431,13 +515,15 @@ class _Run:
         entry = {
             "epoch": epoch + 1,
             "train_loss": (losses * sizes).double().sum().item() / len(self.train_split),
-            "train_accuracy": num_correct / len(self.train_split),
         }
+        if _are_classes(self.train_split.targets):
+            entry["train_accuracy"] = num_correct / len(self.train_split)
         if len(self.val_split):
-            val = evaluate(self.model, self.val_split, self.prepare)
+            val = evaluate(self.model, self.val_split, self.prepare, loss_fn=self.loss_fn)
             entry |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
         for name, value in entry.items():
-            self.history.setdefault(name, []).append(value)
+            if value is not None:
+                self.history.setdefault(name, []).append(value)
         self.epoch = epoch + 1
 
     def save(self, path: Path | None) -> None:
@@ -480,6 +566,16 @@ def _check_doses(config: TrainConfig) -> None:
             f"lr_doses is {config.lr_doses!r}; doses need SGD with a constant lr, without "
             "dampening, Nesterov and lr_scale: the limit is another one with them"
         )
+
+
+def _check_targets(loss: str, targets: Tensor) -> None:
+    if (loss == "cross_entropy") != _are_classes(targets):
+        raise ValueError(
+            f"loss is {loss!r}, but the task's targets are {targets.dtype}; "
+            "'cross_entropy' needs int64 classes, every other loss floats (N, K)"
+        )
+    if loss != "cross_entropy" and targets.ndim != 2:
+        raise ValueError(f"targets has shape {tuple(targets.shape)}; a regression needs (N, K)")
 
 
 def _autocast(precision: str, device: torch.device):

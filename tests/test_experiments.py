@@ -187,8 +187,17 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
 def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
     study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
     assert study.tuning_curve("plain") == ([0.0, 0.02], [[None, None]] * 2)
-    with pytest.raises(ValueError, match=r"tunes \[\]; a curve needs one field"):
+    with pytest.raises(ValueError, match=r"tunes \[\]; tune one for a curve"):
         replace(study, tune={}).tuning_curve("plain")
+
+
+def test_measures_are_kept_with_the_other_metrics(base):
+    config = replace(TINY, preprocess="standardise", measures=tuple(experiments.MEASURES))
+    metrics = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]["metrics"]
+    assert set(experiments.MEASURES) < set(metrics)
+    assert len({metrics[n] for n in ("test_accuracy", "test_accuracy_unprepared")}) == 2
+    with pytest.raises(ValueError, match="measures holds 'charm'; known: test_accuracy_unprep"):
+        experiments.measure("charm")
 
 
 def test_half_decades_include_both_ends():

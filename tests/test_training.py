@@ -147,7 +147,7 @@ def test_arms_share_initial_weights_and_order():
 
 
 def test_schedules_begin_at_1_and_the_falling_ones_reach_0():
-    assert [f(0, 10) for f in training.SCHEDULES.values()] == [1.0, 1.0, 1.0]
+    assert {f(0, 10) for f in training.SCHEDULES.values()} == {1.0}
     assert training.linear(10, 10) == 0.0
     assert training.cosine(10, 10) == pytest.approx(0.0, abs=1e-12)
     assert training.cosine(5, 10) == pytest.approx(0.5)
@@ -207,6 +207,119 @@ def test_images_standardised_have_mean_0_and_std_1_per_channel():
     x = prepare(dataset.train.inputs)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_whitened_inputs_have_the_identity_as_covariance_and_stay_close_to_what_they_were():
+    dataset = make_dataset(2000)
+    mixed = Split(dataset.train.inputs @ torch.randn(48, 48), dataset.train.targets)
+    dataset = replace(dataset, train=mixed)
+    config = replace(SMALL, preprocess="whiten", whiten_eps=0.0)
+    x = training.make_prepare(config, dataset, torch.float64)(mixed.inputs)
+    torch.testing.assert_close(x.T @ x / 2000, torch.eye(48).double(), rtol=0, atol=1e-6)
+    centred = mixed.inputs.double() - mixed.inputs.double().mean(0)
+    mixing = torch.linalg.lstsq(centred, x).solution
+    torch.testing.assert_close(mixing, mixing.T, rtol=0, atol=1e-6)  # ZCA: symmetric, no rotation
+    assert torch.linalg.eigvalsh(mixing).min() > 0
+    images = make_images()
+    for one in (images.train.inputs, images.test.inputs[:3]):
+        prepare = training.make_prepare(TrainConfig(preprocess="whiten"), images, torch.float32)
+        assert prepare(one).shape == one.shape
+
+
+def test_statistics_of_all_leak_the_test_inputs():
+    dataset = make_dataset()
+    config = replace(SMALL, preprocess="centre", statistics_of="all")
+    prepare = training.make_prepare(config, dataset, torch.float64)
+    everything = torch.cat([dataset.train.inputs, dataset.test.inputs]).double()
+    torch.testing.assert_close(prepare(everything).mean(0), torch.zeros(48).double())
+
+
+@pytest.mark.parametrize(
+    "name, by_hand",
+    [
+        ("tanh", lambda x: x.tanh()),
+        ("log", lambda x: (1 + x).log()),
+        ("asinh", lambda x: (x + (x * x + 1).sqrt()).log()),
+        ("clip", lambda x: x.clamp(-1, 1)),
+    ],
+)
+def test_a_transform_squashes_scaled_inputs_before_the_statistics(name, by_hand):
+    dataset = make_dataset()
+    positive = Split(dataset.train.inputs.abs() * 1e8, dataset.train.targets)
+    dataset = replace(dataset, train=positive)
+    config = replace(SMALL, transform=name, transform_scale=1e7, preprocess="centre")
+    x = training.make_prepare(config, dataset, torch.float64)(positive.inputs)
+    expected = by_hand(positive.inputs.double() / 1e7)
+    torch.testing.assert_close(x, expected - expected.mean(0), rtol=1e-9, atol=1e-9)
+
+
+def test_a_transform_refuses_stored_images():
+    with pytest.raises(ValueError, match="transform is 'tanh'; it needs a task with float inputs"):
+        train(TrainConfig(transform="tanh", epochs=1), 0, make_images())
+
+
+def make_regression(num_train: int = 200) -> Dataset:
+    dataset = make_dataset(num_train)
+    splits = {
+        name: Split(split.inputs, split.inputs[:, :2] * 3)
+        for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
+    }
+    return replace(dataset, **splits)
+
+
+@pytest.mark.parametrize(
+    "loss, of_error",
+    [
+        ("mse", lambda e: e.square().mean()),
+        ("l1", lambda e: e.abs().mean()),
+        ("huber", lambda e: torch.where(e.abs() < 1, e.square() / 2, e.abs() - 0.5).mean()),
+    ],
+)
+def test_a_regression_has_its_loss_and_no_accuracy(loss, of_error):
+    options = {"widths": (48, 16, 2)}
+    config = replace(SMALL, model_options=options, loss=loss, lr=0.02, epochs=30, probe_until=9)
+    dataset = make_regression()
+    result = train(config, 0, dataset)
+    assert result.history["train_loss"][-1] < 0.5 * result.history["train_loss"][0]
+    assert set(result.history) == {"epoch", "train_loss"} and "accuracy" not in result.probes
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    found = training.evaluate(result.model, dataset.test, prepare, loss_fn=training.LOSSES[loss])
+    errors = result.model(dataset.test.inputs) - dataset.test.targets
+    assert found.loss == pytest.approx(of_error(errors).item(), rel=1e-5)
+    assert found.accuracy is None
+
+
+def test_a_regression_refuses_flat_targets():
+    dataset = make_regression()
+    flat = Split(dataset.train.inputs, dataset.train.targets[:, 0])
+    with pytest.raises(ValueError, match=r"targets has shape \(200,\); a regression needs"):
+        train(replace(SMALL, loss="mse"), 0, replace(dataset, train=flat))
+
+
+def test_a_forgotten_state_is_that_of_a_new_optimiser():
+    config = replace(SMALL, optimizer="adam", lr=0.01, epochs=2, forget_at=1)
+    kept, lost = train(replace(config, forget_at=0)), train(config)
+    assert not torch.equal(weights(kept), weights(lost))
+    first = train(replace(config, epochs=1, forget_at=0))
+    assert torch.equal(weights(train(replace(config, epochs=1))), weights(first))
+    dataset, order = make_dataset(), torch.Generator().manual_seed(0)
+    torch.randperm(200, generator=order)  # the first epoch's
+    optimizer = training.make_optimizer(config, first.model)
+    for chosen in torch.randperm(200, generator=order).split(32):
+        loss = F.cross_entropy(
+            first.model(dataset.train.inputs[chosen]), dataset.train.targets[chosen]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(weights(lost), weights(first))
+
+
+@pytest.mark.parametrize(
+    "name, factors", [("early_drop", [1] * 2 + [0.1] * 8), ("late_drop", [1] * 9 + [0.1])]
+)
+def test_a_drop_comes_once_and_stays(name, factors):
+    assert [training.SCHEDULES[name](step, 10) for step in range(10)] == factors
 
 
 def test_augmentation_changes_the_run_and_only_where_it_is_on():
@@ -287,7 +400,11 @@ def test_plain_holds_the_difference_from_the_defaults():
     [
         ({"optimizer": "lion"}, "optimizer is 'lion'; known: 'sgd'"),
         ({"schedule": "step"}, "schedule is 'step'; known: constant"),
-        ({"preprocess": "zca"}, "preprocess is 'zca'; use 'none'"),
+        ({"preprocess": "zca"}, "preprocess is 'zca'; known: none, centre"),
+        ({"statistics_of": "test"}, "statistics_of is 'test'; use 'train' or 'all'"),
+        ({"transform": "sqrt"}, "transform is 'sqrt'; known: tanh"),
+        ({"loss": "hinge"}, "loss is 'hinge'; known: cross_entropy"),
+        ({"loss": "mse"}, "loss is 'mse', but the task's targets are torch.int64"),
         ({"precision": "fp8"}, "precision is 'fp8'; use 'fp32'"),
         ({"lr_scale": (1.0,)}, "lr_scale has 1 factors, but the net has 2 weight layers"),
         ({"model": "resnet"}, "resnet"),
