@@ -76,7 +76,7 @@ def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> 
     return {
         "seed": seed,
         "config": config.plain(),
-        "data": {"name": base.name, "identity": base.identity},
+        "data": {"name": dataset.name, "identity": base.identity},
         "metrics": final_metrics(config, result, dataset, test=test),
         "history": since_dose(config, result.history) if test else {},
         "probes": result.probes if test else {},

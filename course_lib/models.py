@@ -1,4 +1,4 @@
-"""Every net of the three texts, by name, and two plain ones for the studies.
+"""Every net of the three texts, by name, and a few plain ones for the studies.
 
 Nets take float inputs, images as (B, C, H, W), and return logits (B, 10): the softmax at the end of
 the Keras nets is part of the loss here. Layers are named by kind and place: conv1, relu1, linear1.
@@ -12,6 +12,7 @@ batch normalisation with epsilon 1e-3 and momentum 0.99, which PyTorch writes as
 """
 
 import inspect
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -19,13 +20,33 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-INITIALISERS = {
-    "torch": None,  # as PyTorch's layers come: uniform, ± 1/√fan_in, biases too
-    "glorot_uniform": nn.init.xavier_uniform_,  # ± √(6 / (fan_in + fan_out)), biases 0
-    "he_normal": nn.init.kaiming_normal_,  # variance 2 / fan_in, not truncated, biases 0
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
 }
+OUTPUTS = ACTIVATIONS | {"none": None, "softmax": partial(nn.Softmax, dim=1)}
+WEIGHT_STDS: dict[str, Callable[[int, int], float]] = {  # of fan_in and fan_out
+    "he": lambda fan_in, _: math.sqrt(2.0) / math.sqrt(fan_in),  # He et al. 2015
+    "lecun": lambda fan_in, _: 1.0 / math.sqrt(fan_in),  # LeCun et al. 1998
+    "glorot": lambda fan_in, fan_out: math.sqrt(2.0 / (fan_in + fan_out)),  # 2010; "Xavier"
+}
+TRUNCATION = 0.87962566103423978  # standard deviation of a unit Gaussian cut off at ± 2
+SHAPES: dict[str, Callable[[Tensor, float], Tensor]] = {  # of a weight and its standard deviation
+    "normal": lambda w, std: w.normal_(0.0, std),
+    "uniform": lambda w, std: w.uniform_(-math.sqrt(3.0) * std, math.sqrt(3.0) * std),
+    "truncated": lambda w, std: nn.init.trunc_normal_(
+        w, 0.0, std / TRUNCATION, -2 * std / TRUNCATION, 2 * std / TRUNCATION
+    ),
+}
+# "torch": as PyTorch's layers come, uniform, ± 1/√fan_in, biases too; the others: biases 0
+INITIALISERS = ("torch", *(f"{rule}_{shape}" for rule in WEIGHT_STDS for shape in SHAPES))
 KERAS_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
@@ -36,11 +57,50 @@ class ColumnNorm(nn.BatchNorm2d):
         return super().forward(inputs.transpose(1, 3)).transpose(1, 3)
 
 
+class Blur(nn.Module):
+    """Halves (B, C, H, W) after a binomial 3×3 blur, borders reflected (Zhang 2019)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        row = torch.tensor([0.25, 0.5, 0.25], dtype=inputs.dtype, device=inputs.device)
+        kernel = torch.outer(row, row).expand(inputs.shape[1], 1, 3, 3)
+        padded = F.pad(inputs, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(padded, kernel, stride=2, groups=inputs.shape[1])
+
+
+REDUCTIONS: dict[str, tuple[Callable[[], nn.Module], ...]] = {  # what halves an image
+    "max": (partial(nn.MaxPool2d, 2),),
+    "mean": (partial(nn.AvgPool2d, 2),),
+    "stride": (),  # the convolution before it does
+    "blur": (partial(nn.MaxPool2d, 2, stride=1), Blur),
+}
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He et al. 2016): the second block of a stage up."""
+
+    def __init__(self, channels: int, filters: int, stride: int, make_activation: Callable):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(filters),
+            make_activation(),
+            nn.Conv2d(filters, filters, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(filters),
+        )
+        plain = stride == 1 and channels == filters
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(channels, filters, 1, stride)
+        self.activation = make_activation()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.activation(self.body(inputs) + self.shortcut(inputs))
+
+
 def mlp(
     *,
     widths: Sequence[int] = (3072, 300, 10),
     bias: bool = True,
     activation: str = "relu",
+    output: str = "none",
     batch_norm: bool = False,
     dropout: float = 0.0,
     init: str = "torch",
@@ -48,9 +108,11 @@ def mlp(
 ) -> nn.Sequential:
     """Fully connected net on flattened inputs, with an activation between layers.
 
-    `batch_norm` normalises before each activation, `dropout` is the share dropped after it.
-    `init_std` gives standard deviations of Gaussian initial weights: one number for all layers, or
-    one for each, where None leaves that layer to `init`. A layer that it sets has zero biases.
+    `batch_norm` normalises before each activation, `dropout` is the share dropped after it,
+    `output` names an activation behind the last layer. `init_std` gives standard deviations of
+    initial weights: one number for all layers, or one for each, where None leaves that layer to
+    `init`. Their distribution has the shape that `init` names (Gaussian for "torch"), and a layer
+    so set has zero biases.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths is {widths!r}; give at least two positive numbers of units")
@@ -61,7 +123,8 @@ def mlp(
         layers += [nn.BatchNorm1d(fan_out)] * batch_norm + [make_activation()]
         layers += [nn.Dropout(dropout)] * (dropout > 0)
     layers.append(nn.Linear(*widths[-2:], bias=bias))
-    return _finish(layers, init, init_std)
+    make_output = OUTPUTS[_known("output", output, OUTPUTS)]
+    return _finish([*layers, make_output()] if make_output else layers, init, init_std)
 
 
 def scaling_mlp() -> nn.Sequential:
@@ -70,17 +133,58 @@ def scaling_mlp() -> nn.Sequential:
 
 
 def small_cnn(
-    *, widths: Sequence[int] = (16, 32, 64), image_shape: Sequence[int] = (3, 32, 32)
+    *,
+    widths: Sequence[int] = (16, 32, 64),
+    image_shape: Sequence[int] = (3, 32, 32),
+    reduce: str = "max",
+    head: str = "flatten",
+    padding_mode: str = "zeros",
+    bias: bool = True,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    init: str = "torch",
 ) -> nn.Sequential:
-    """Our own small net: 3×3 convolutions with ReLU, each max-pooled, and one linear layer."""
+    """Our own small net: 3×3 convolutions, each followed by a halving, and one linear layer.
+
+    `reduce` halves by "max" or "mean" pooling, by a "stride" of the convolution, or by "blur": a
+    dense max pool, blurred before it is thinned out. `head` "mean" averages each channel before
+    the linear layer. `padding_mode` is PyTorch's ("circular": the image is a torus). `batch_norm`
+    normalises before each activation; `dropout` is the share dropped before the linear layer.
+    """
     channels, height, width = image_shape
     if min(height, width) < (side := 2 ** len(widths)):
         raise ValueError(f"image_shape is {image_shape!r}; {len(widths)} pools need sides ≥ {side}")
+    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    stride = 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1
     layers = []
     for filters in widths:
-        layers += [*_conv(channels, filters, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
+        layers.append(
+            nn.Conv2d(channels, filters, 3, stride, 1, bias=bias, padding_mode=padding_mode)
+        )
+        layers += [nn.BatchNorm2d(filters)] * batch_norm + [make_activation()]
+        layers += [make() for make in REDUCTIONS[reduce]]
         channels, height, width = filters, height // 2, width // 2
-    return _finish([*layers, nn.Flatten(), nn.Linear(channels * height * width, 10)], "torch")
+    if _known("head", head, ("flatten", "mean")) == "mean":
+        layers, height, width = [*layers, nn.AdaptiveAvgPool2d(1)], 1, 1
+    layers += [nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
+    return _finish([*layers, nn.Linear(channels * height * width, 10, bias=bias)], init)
+
+
+def small_resnet(
+    *, widths: Sequence[int] = (16, 32, 64), activation: str = "relu", init: str = "torch"
+) -> nn.Sequential:
+    """A small modern net: a stem, a residual block per width, batch norm, global mean pooling.
+
+    Every block but the first halves the image by its stride. Takes images of any size.
+    """
+    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+    layers = [stem, nn.BatchNorm2d(widths[0]), make_activation()]
+    for channels, filters in pairwise((widths[0], *widths)):
+        layers.append(Residual(channels, filters, 1 if len(layers) == 3 else 2, make_activation))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)]
+    return _finish(layers, init)
 
 
 def stuck_cnn(
@@ -172,6 +276,7 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
     "strided_cnn": (strided_cnn, "stuck CNN, answer 1, second listing (C7)", 1_437_962),
     "thin_cnn": (thin_cnn, "stuck CNN, answer 3 (C21)", 183_242),
     "small_cnn": (small_cnn, "our own, where a study needs a small CNN", 33_834),
+    "small_resnet": (small_resnet, "our own, where a tip meets a modern net", 77_946),
 }
 
 
@@ -220,15 +325,24 @@ def _finish(layers, init="glorot_uniform", init_std=None) -> nn.Sequential:
         counts[kind] += 1
         named[f"{kind}{counts[kind]}"] = layer
     model = nn.Sequential(named)
-    draw = INITIALISERS[_known("init", init, INITIALISERS)]
+    rule, _, shape = _known("init", init, INITIALISERS).partition("_")
     layers = weight_layers(model)
     for layer, std in zip(layers, _per_layer("init_std", init_std, layers), strict=True):
-        fill = draw if std is None else partial(nn.init.normal_, std=std)
-        if fill is not None:
-            fill(layer.weight)
+        if rule == "torch" and std is None:
+            continue
+        if std is None:
+            std = WEIGHT_STDS[rule](*_fans(layer.weight))
+        with torch.no_grad():
+            SHAPES[shape or "normal"](layer.weight, std)
             if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+                layer.bias.zero_()
     return model
+
+
+def _fans(weight: Tensor) -> tuple[int, int]:
+    """How many inputs a unit has, and how many units an input goes to."""
+    field = weight[0, 0].numel()
+    return weight.shape[1] * field, weight.shape[0] * field
 
 
 def _per_layer(name: str, values, layers: list) -> list:

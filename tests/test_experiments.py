@@ -200,6 +200,29 @@ def test_measures_are_kept_with_the_other_metrics(base):
         experiments.measure("charm")
 
 
+def test_small_images_are_rounded_means_of_four_pixels():
+    dataset = made_up("images")
+    small = tasks.load("images_16", dataset, num_train=10, num_test=10).train.inputs
+    assert small.shape == (10, 3, 16, 16) and small.dtype == torch.uint8
+    block = dataset.train.inputs[3, 2, 4:6, 8:10].float()
+    assert abs(small[3, 2, 2, 4].item() - block.mean().item()) <= 0.5
+
+
+def test_the_teacher_is_generated_and_says_so(base):
+    config = TrainConfig(
+        task="teacher", model="mlp", model_options={"widths": (20, 8, 1)}, loss="mse",
+        num_train=64, num_test=32, epochs=1,
+    )  # fmt: skip
+    one, two = (tasks.load("teacher", num_train=2000, num_val=n, num_test=100) for n in (0, 50))
+    assert torch.equal(one.train.inputs, two.train.inputs)
+    assert not torch.equal(one.train.inputs[:50], two.val.inputs)
+    assert one.train.targets.shape == (2000, 1)
+    assert 0.9 < one.train.targets.var().item() < 1.3 and abs(one.train.targets.mean().item()) < 0.1
+    run = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]
+    assert run["data"]["name"] == tasks.GENERATED
+    assert "test_accuracy" not in run["metrics"] and run["metrics"]["test_loss"] > 0
+
+
 def test_half_decades_include_both_ends():
     assert experiments.half_decades(-2, 0) == (0.01, 0.03, 0.1, 0.3, 1.0)
 

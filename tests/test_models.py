@@ -256,6 +256,75 @@ def test_norm_sizes_as_posted_and_as_meant():
         assert {(m.eps, m.momentum) for m in norms + dense} == {(1e-3, 0.01)}
 
 
+# --- initial weights and the small nets ---
+
+
+@pytest.mark.parametrize("init", [name for name in models.INITIALISERS if name != "torch"])
+def test_an_initialiser_has_the_variance_of_its_rule_and_the_range_of_its_shape(init):
+    rule, shape = init.split("_")
+    model = seeded("mlp", widths=(400, 600, 10), init=init)
+    weight = model.linear1.weight.detach()
+    expected = {"he": 2 / 400, "lecun": 1 / 400, "glorot": 2 / 1000}[rule]
+    assert weight.var().item() == pytest.approx(expected, rel=0.02)
+    assert not model.linear1.bias.any()
+    widest = {"normal": None, "uniform": 3**0.5, "truncated": 2 / 0.8796}[shape]
+    if widest:
+        assert 0.99 * widest < weight.abs().max().item() / expected**0.5 <= 1.0001 * widest
+    convolution = seeded("small_cnn", widths=(64, 128), init=init).conv2.weight
+    expected = {"he": 2 / 576, "lecun": 1 / 576, "glorot": 2 / (576 + 1152)}[rule]
+    assert convolution.var().item() == pytest.approx(expected, rel=0.03)
+
+
+def test_a_given_std_keeps_the_shape_that_init_names():
+    model = seeded("mlp", widths=(400, 600, 10), init="he_truncated", init_std=0.1)
+    assert model.linear1.weight.std().item() == pytest.approx(0.1, rel=0.02)
+    assert model.linear1.weight.abs().max() <= 0.2274
+
+
+def test_reductions_halve_and_blur_averages():
+    inputs = torch.rand(2, 3, 16, 16)
+    for reduce in models.REDUCTIONS:
+        model = seeded("small_cnn", widths=(4, 8), image_shape=(3, 16, 16), reduce=reduce)
+        assert model.linear1.in_features == 8 * 4 * 4
+        assert model(inputs).shape == (2, 10)
+    flat = torch.full((1, 5, 8, 8), 3.0)
+    assert torch.allclose(models.Blur()(flat), torch.full((1, 5, 4, 4), 3.0))
+    point = torch.zeros(1, 1, 9, 9)
+    point[0, 0, 4, 4] = 16.0
+    assert models.Blur()(point)[0, 0, 2, 2] == 4.0 and models.Blur()(point).sum() == 4.0
+
+
+def test_a_circular_net_without_reduction_sees_no_shift():
+    options = {"widths": (4,), "image_shape": (3, 8, 8), "padding_mode": "circular", "head": "mean"}
+    model, inputs = seeded("small_cnn", **options).double(), torch.rand(2, 3, 8, 8).double()
+    moved = inputs.roll((2, 4), dims=(2, 3))  # by what the one halving keeps
+    torch.testing.assert_close(model(moved), model(inputs), rtol=1e-12, atol=1e-12)
+    model = seeded("small_cnn", **options | {"padding_mode": "zeros"}).double()
+    assert (model(moved) - model(inputs)).abs().max() > 1e-4
+
+
+def test_options_of_the_small_nets_put_their_layers_in_place():
+    model = seeded("small_cnn", widths=(4,), batch_norm=True, dropout=0.5, activation="elu")
+    kinds = [key.rstrip("0123456789") for key, _ in model.named_children()]
+    assert kinds == ["conv", "batchnorm", "elu", "maxpool", "flatten", "dropout", "linear"]
+    assert seeded("mlp", output="softmax")(torch.rand(3, 3072)).sum(1).tolist() == pytest.approx(
+        [1.0] * 3
+    )
+    assert (seeded("mlp", output="relu")(torch.rand(3, 3072)) >= 0).all()
+
+
+def test_the_small_resnet_adds_its_shortcuts():
+    model = seeded("small_resnet").eval()
+    first = model.residual1
+    for norm in (m for m in first.body if isinstance(m, nn.BatchNorm2d)):
+        nn.init.zeros_(norm.weight)
+    inputs = torch.randn(2, 16, 8, 8)
+    assert torch.equal(first(inputs), inputs.relu())  # nothing but the shortcut is left
+    sizes = [tuple(b(torch.rand(1, c, 8, 8)).shape[1:]) for b, c in
+             ((model.residual2, 16), (model.residual3, 32))]  # fmt: skip
+    assert sizes == [(32, 4, 4), (64, 4, 4)]
+
+
 # --- padding ----------------------------------------------------------------------------------
 
 
@@ -367,8 +436,11 @@ def test_max_norm_can_be_left_out():
         ("scaling_mlp", {"bias": True}, "option of scaling_mlp is 'bias'; known: none"),
         ("stuck_cnn_bn", {"axis": "rows"}, "axis is 'rows'; known: none, width, channels"),
         ("all_conv", {"padding": "full"}, "padding is 'full'; known: valid, same"),
-        ("all_conv", {"init": "xavier"}, "init is 'xavier'; known: torch, glorot_uniform, he_n"),
-        ("mlp", {"activation": "swish"}, "activation is 'swish'; known: relu, tanh, sigmoid"),
+        ("all_conv", {"init": "xavier"}, "init is 'xavier'; known: torch, he_normal, he_uni"),
+        ("mlp", {"activation": "swish"}, "activation is 'swish'; known: relu, leaky_relu, elu"),
+        ("mlp", {"output": "argmax"}, "output is 'argmax'; known: relu"),
+        ("small_cnn", {"reduce": "sum"}, "reduce is 'sum'; known: max, mean, stride, blur"),
+        ("small_cnn", {"head": "max"}, "head is 'max'; known: flatten, mean"),
         ("mlp", {"widths": (10,)}, r"widths is \(10,\); give at least two positive"),
         ("mlp", {"widths": (10, 0, 2)}, r"widths is \(10, 0, 2\); give at least two positive"),
         ("mlp", {"init_std": (1, 1, 1)}, "init_std has 3 values; give 1, or 2"),
