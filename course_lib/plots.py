@@ -134,7 +134,7 @@ def arms(
         _strip(axes, -row, name, values, styles[arm], filled=filled)
     axes.set(xlabel=_with_unit(metric, unit), yticks=[], ylim=(0.45 - len(rows), 0.72))
     axes.spines["left"].set_visible(False)
-    _vertical_lines(axes, references)
+    _vertical_lines(axes, references, rows=range(0, -len(rows), -1))
     lost = sum(int((~np.isfinite(values)).sum()) for *_, values in rows)
     note = f"{_n(len(v) for *_, v in rows)}; dots are seeds; bar: mean and 95 % interval"
     return _finish(axes, ax, alt, caption, note + f"; {lost} not finite, left out" * (lost > 0))
@@ -495,10 +495,16 @@ def _horizontal_lines(axes: Axes, lines: Mapping, curves: Sequence[np.ndarray]) 
                       textcoords="offset points", ha=side, va=va)  # fmt: skip
 
 
-def _vertical_lines(axes: Axes, lines: Mapping) -> None:
-    """Dashed lines, labelled below each other in head room made for the labels."""
+def _vertical_lines(axes: Axes, lines: Mapping, *, rows: Sequence[float] = ()) -> None:
+    """Dashed lines, labelled below each other in head room made for the labels; behind `rows` of
+    dots they leave out the words above each row."""
     for x in lines.values():
-        axes.axvline(x, **_REFERENCE)
+        if rows:
+            axes.vlines(
+                [x] * len(rows), [y - 0.4 for y in rows], [y + 0.2 for y in rows], **_REFERENCE
+            )
+        else:
+            axes.axvline(x, **_REFERENCE)
     scale, points = axes.yaxis.get_transform(), axes.get_window_extent().height * 0.72
     low, high = scale.transform(np.array(axes.get_ylim()))
     top = high + 16 * len(lines) / points * (high - low)

@@ -278,7 +278,10 @@ def test_arms_draws_every_seed_in_percent_with_its_interval():
     text = words(figure)
     for expected in ("34 (24 to 44)", "50 (48 to 52)", "the text's 50 %", "test accuracy (%)"):
         assert expected in text
-    assert any(list(line.get_xdata()) == [50, 50] for line in axes.lines)
+    pieces = [piece for lines in axes.collections for piece in lines.get_segments()]
+    assert [piece[:, 0].tolist() for piece in pieces] == [[50, 50]] * 2  # one behind each row
+    below_words = [piece[:, 1].max() <= row + 0.25 for row, piece in zip((0, -1), pieces)]
+    assert all(below_words)
 
 
 def test_arms_counts_what_cannot_be_drawn_and_survives_few_seeds():
