@@ -280,7 +280,9 @@ def test_arms_draws_every_seed_in_percent_with_its_interval():
         assert expected in text
     pieces = [piece for lines in axes.collections for piece in lines.get_segments()]
     assert [piece[:, 0].tolist() for piece in pieces] == [[50, 50]] * 2  # one behind each row
-    below_words = [piece[:, 1].max() <= row + 0.25 for row, piece in zip((0, -1), pieces)]
+    below_words = [
+        piece[:, 1].max() <= row + 0.25 for row, piece in zip((0, -1), pieces, strict=True)
+    ]
     assert all(below_words)
 
 
