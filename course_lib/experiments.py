@@ -81,7 +81,7 @@ def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> 
         "history": since_dose(config, result.history) if test else {},
         "probes": result.probes if test else {},
         "device": _device_name(device),
-        "precision": config.precision,
+        "precision": training.precision_on(torch.device(device), config.precision),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "source": SOURCE,

@@ -210,11 +210,17 @@ class Runs:
 
     def pair(self, a: str, b: str, name: str) -> tuple[list[float], list[float], bool]:
         """Values of two arms, and whether they are paired by seed: if both arms share the initial
-        weights and the order of the examples, which the seed decides."""
+        weights and the order of the examples, which the seed decides. A seed that one arm ran in
+        another precision than the other, where both left it to the machine, is left out."""
         x, y = self.metric(a, name), self.metric(b, name)
         if any(self.configs[a].get(part) != self.configs[b].get(part) for part in DRAWS):
             return self.finite(a, name), self.finite(b, name), False
         one = {seed: v for seed, v in zip(self._runs[a], x, strict=True) if v is not None}
         two = {seed: v for seed, v in zip(self._runs[b], y, strict=True) if v is not None}
-        seeds = [seed for seed in one if seed in two]
+        seeds = [seed for seed in one if seed in two and not self._differ(a, b, seed)]
         return [one[seed] for seed in seeds], [two[seed] for seed in seeds], True
+
+    def _differ(self, a: str, b: str, seed: int) -> bool:
+        if any(self.configs[arm].get("precision") != "auto" for arm in (a, b)):
+            return False
+        return self._runs[a][seed]["precision"] != self._runs[b][seed]["precision"]

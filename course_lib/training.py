@@ -61,7 +61,7 @@ class TrainConfig:
     lr_scale: tuple[float, ...] = ()  # factors on lr, per weight layer; biases keep lr
     weight_decay_scale: tuple[float, ...] = ()  # factors on weight_decay, per weight layer
     eps_scale: tuple[float, ...] = ()  # factors on Adam's eps, per weight layer
-    precision: str = "fp32"  # "fp32", "bf16" (autocast) or "fp64"
+    precision: str = "fp32"  # "fp32", "bf16" (autocast), "fp64", or "auto": see precision_on
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
     measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
@@ -578,10 +578,24 @@ def _check_targets(loss: str, targets: Tensor) -> None:
         raise ValueError(f"targets has shape {tuple(targets.shape)}; a regression needs (N, K)")
 
 
+def precision_on(device: torch.device, precision: str) -> str:
+    """What `precision` means on `device`: "auto" is "bf16" where that is quick, else "fp32".
+
+    Quick are GPUs that have it and processors with AVX-512 BF16 or AMX. Raises ValueError for an
+    unknown name.
+    """
+    if precision not in ("fp32", "bf16", "fp64", "auto"):
+        raise ValueError(f"precision is {precision!r}; use 'fp32', 'bf16', 'fp64' or 'auto'")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.12 on
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
 def _autocast(precision: str, device: torch.device):
-    if precision not in ("fp32", "bf16", "fp64"):
-        raise ValueError(f"precision is {precision!r}; use 'fp32', 'bf16' or 'fp64'")
-    if precision == "bf16":
+    if precision_on(device, precision) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 

@@ -387,6 +387,19 @@ def test_precisions():
     assert weights(train(replace(SMALL, precision="bf16"))).dtype == torch.float32
 
 
+@pytest.mark.parametrize("has, chosen", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
+                                         ({"avx512_f": True}, "fp32"), (None, "fp32")])  # fmt: skip
+def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, has, chosen):
+    if has is None:  # an older torch cannot say
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert training.precision_on(torch.device("cpu"), "auto") == chosen
+    assert training.precision_on(torch.device("cpu"), "fp64") == "fp64"
+    by_name = train(replace(SMALL, precision=chosen))
+    assert torch.equal(weights(train(replace(SMALL, precision="auto"))), weights(by_name))
+
+
 def test_plain_holds_the_difference_from_the_defaults():
     assert TrainConfig().plain() == {}
     assert replace(TrainConfig(), lr=0.1, init_scale=(1.0, 2.0)).plain() == {
@@ -405,7 +418,7 @@ def test_plain_holds_the_difference_from_the_defaults():
         ({"transform": "sqrt"}, "transform is 'sqrt'; known: tanh"),
         ({"loss": "hinge"}, "loss is 'hinge'; known: cross_entropy"),
         ({"loss": "mse"}, "loss is 'mse', but the task's targets are torch.int64"),
-        ({"precision": "fp8"}, "precision is 'fp8'; use 'fp32'"),
+        ({"precision": "fp8"}, "precision is 'fp8'; use 'fp32', 'bf16', 'fp64' or"),
         ({"lr_scale": (1.0,)}, "lr_scale has 1 factors, but the net has 2 weight layers"),
         ({"model": "resnet"}, "resnet"),
     ],
