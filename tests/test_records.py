@@ -485,11 +485,12 @@ def test_arms_that_draw_otherwise_are_not_paired(draws):
 
 def test_a_seed_run_in_two_precisions_is_no_pair_where_the_machine_chose():
     auto = {"precision": "auto"}
-    made = [
-        a_run("half", seed, config=auto | {"lr": lr}, metrics={"x": lr}, precision=used) | {"arm": arm}
-        for arm, lr, used_by_seed in (("a", 1.0, ("bf16", "fp32")), ("b", 2.0, ("bf16", "bf16")))
-        for seed, used in enumerate(used_by_seed)
-    ]  # fmt: skip
+    used = {("a", 0): "bf16", ("a", 1): "fp32", ("b", 0): "bf16", ("b", 1): "bf16"}
+    made = []
+    for (arm, seed), precision in used.items():
+        lr = {"a": 1.0, "b": 2.0}[arm]
+        run = a_run("half", seed, config=auto | {"lr": lr}, metrics={"x": lr}, precision=precision)
+        made.append(run | {"arm": arm})
     arms = {"a": auto | {"lr": 1.0}, "b": auto | {"lr": 2.0}}
     assert Runs(a_record(*made, arms=arms, seeds=9)).pair("a", "b", "x") == ([1.0], [2.0], True)
 

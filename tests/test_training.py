@@ -387,8 +387,15 @@ def test_precisions():
     assert weights(train(replace(SMALL, precision="bf16"))).dtype == torch.float32
 
 
-@pytest.mark.parametrize("has, chosen", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
-                                         ({"avx512_f": True}, "fp32"), (None, "fp32")])  # fmt: skip
+@pytest.mark.parametrize(
+    "has, chosen",
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True}, "fp32"),
+        (None, "fp32"),
+    ],
+)
 def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, has, chosen):
     if has is None:  # an older torch cannot say
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
