@@ -283,8 +283,8 @@ class Study:
     def tuning_curve(self, arm: str) -> tuple[list[float], list[list[float | None]]]:
         """The values tried of the one tuned field, and a row of validation accuracies per seed.
 
-        None where a run is not made yet. Raises ValueError if the study tunes another number of
-        fields than one.
+        Losses instead where targets are not classes; None where a run is not made yet. Raises
+        ValueError if the study tunes another number of fields than one.
         """
         if len(self.tune) != 1:
             raise ValueError(f"study {self.name!r} tunes {list(self.tune)}; tune one for a curve")
@@ -293,7 +293,7 @@ class Study:
         columns = []
         for values in tuning_grid(self):
             found = [runs.get(job.key(identity)) for job in _tuning_runs(self, arm, values)]
-            columns.append([run and run["metrics"]["val_accuracy"] for run in found])
+            columns.append([run and _val_reading(run["metrics"])[0] for run in found])
         return list(*self.tune.values()), [list(row) for row in zip(*columns, strict=True)]
 
     def verdict(self, claim: str) -> Verdict:
@@ -344,7 +344,8 @@ def _tuning_runs(study: Study, arm: str, values: Mapping) -> list[Job]:
 
 
 def tune(study: Study, record: Mapping, identity: str) -> dict[str, TrainConfig] | None:
-    """The arms as tuning leaves them, by mean validation accuracy; None while runs are missing."""
+    """The arms as tuning leaves them, by mean validation accuracy, or loss where targets are not
+    classes; None while runs are missing."""
     if not study.tune:
         return dict(study.arms)
     chosen = {}
@@ -354,11 +355,19 @@ def tune(study: Study, record: Mapping, identity: str) -> dict[str, TrainConfig]
             keys = [job.key(identity) for job in _tuning_runs(study, arm, values)]
             if any(key not in record["runs"] for key in keys):
                 return None
-            accuracies = [record["runs"][key]["metrics"]["val_accuracy"] for key in keys]
-            scores.append((statistics.fmean(accuracies), values))
+            readings = [_val_reading(record["runs"][key]["metrics"]) for key in keys]
+            scores.append((statistics.fmean(score for _, score in readings), values))
         best = max(scores, key=lambda score: score[0])[1]
         chosen[arm] = replace(study.arms[arm], num_val=TUNING_VAL, **best)
     return chosen
+
+
+def _val_reading(metrics: Mapping) -> tuple[float | None, float]:
+    """What validation says of a run, and that as a score: the higher, the better."""
+    if "val_accuracy" in metrics:
+        return metrics["val_accuracy"], metrics["val_accuracy"]
+    loss = metrics["val_loss"]
+    return loss, -math.inf if loss is None or not math.isfinite(loss) else -loss
 
 
 def _tuned(study: Study, record: Mapping, identity: str) -> dict[str, dict]:

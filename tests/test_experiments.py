@@ -184,6 +184,18 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
     assert not any(run["history"] or run["probes"] for run in by_phase["tune"])
 
 
+def test_a_regression_is_tuned_by_its_validation_loss(base):
+    config = replace(TINY, task="teacher", loss="mse", model_options={"widths": (20, 4, 1)})
+    tune = {"lr": (0.0, 0.05, 1e30)}  # stands still, learns, diverges
+    study = Study("tiny", {"teacher": config}, {}, seeds=1, tune=tune, tuning_seeds=2)
+    record = experiments.compute(study, InProcess(), say=lambda _: None)
+    assert record["analysis"]["tuned"]["teacher"]["lr"] == 0.05
+    values, rows = study.tuning_curve("teacher")
+    assert values == [0.0, 0.05, 1e30] and len(rows) == 2
+    for still, learned, diverged in rows:
+        assert 0 < learned < still and diverged is None
+
+
 def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
     study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
     assert study.tuning_curve("plain") == ([0.0, 0.02], [[None, None]] * 2)
