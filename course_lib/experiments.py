@@ -174,9 +174,24 @@ def _test_accuracy_own_statistics(config: TrainConfig, model, dataset: data.Data
     return training.evaluate(model, dataset.test, prepare).accuracy
 
 
+def _test_loss_clipped(config: TrainConfig, model, dataset: data.Dataset) -> float:
+    """Test loss of a regression, outputs clipped to the range of the training targets."""
+    if not dataset.train.targets.is_floating_point():
+        raise ValueError("measures holds 'test_loss_clipped'; it needs a task with float targets")
+    low, high = torch.aminmax(dataset.train.targets)
+    loss_fn = training.LOSSES[config.loss]
+
+    def clipped(outputs: torch.Tensor, targets: torch.Tensor, **options) -> torch.Tensor:
+        return loss_fn(outputs.clamp(low, high), targets, **options)
+
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    return training.evaluate(model, dataset.test, prepare, loss_fn=clipped).loss
+
+
 MEASURES: dict[str, Callable] = {  # name -> function of configuration, net and dataset
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
     "test_accuracy_own_statistics": _test_accuracy_own_statistics,
+    "test_loss_clipped": _test_loss_clipped,
 }
 
 

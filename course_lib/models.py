@@ -78,7 +78,9 @@ REDUCTIONS: dict[str, tuple[Callable[[], nn.Module], ...]] = {  # what halves an
 class Residual(nn.Module):
     """Two 3×3 convolutions beside a shortcut (He et al. 2016): the second block of a stage up."""
 
-    def __init__(self, channels: int, filters: int, stride: int, make_activation: Callable):
+    def __init__(
+        self, channels: int, filters: int, stride: int, make_activation: Callable, bias: bool
+    ):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, filters, 3, stride, 1, bias=False),
@@ -88,7 +90,8 @@ class Residual(nn.Module):
             nn.BatchNorm2d(filters),
         )
         plain = stride == 1 and channels == filters
-        self.shortcut = nn.Identity() if plain else nn.Conv2d(channels, filters, 1, stride)
+        shortcut = partial(nn.Conv2d, channels, filters, 1, stride, bias=bias)
+        self.shortcut = nn.Identity() if plain else shortcut()
         self.activation = make_activation()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -172,19 +175,29 @@ def small_cnn(
 
 
 def small_resnet(
-    *, widths: Sequence[int] = (16, 32, 64), activation: str = "relu", init: str = "torch"
+    *,
+    widths: Sequence[int] = (16, 32, 64),
+    bias: bool = True,
+    activation: str = "relu",
+    output: str = "none",
+    init: str = "torch",
 ) -> nn.Sequential:
     """A small modern net: a stem, a residual block per width, batch norm, global mean pooling.
 
-    Every block but the first halves the image by its stride. Takes images of any size.
+    Every block but the first halves the image by its stride. Takes images of any size. `bias` is
+    that of shortcuts and the last layer: in front of a norm there is none. `output` names an
+    activation behind the last layer.
     """
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    make_output = OUTPUTS[_known("output", output, OUTPUTS)]
     stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
     layers = [stem, nn.BatchNorm2d(widths[0]), make_activation()]
     for channels, filters in pairwise((widths[0], *widths)):
-        layers.append(Residual(channels, filters, 1 if len(layers) == 3 else 2, make_activation))
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)]
-    return _finish(layers, init)
+        stride = 1 if len(layers) == 3 else 2
+        layers.append(Residual(channels, filters, stride, make_activation, bias))
+    last = nn.Linear(widths[-1], 10, bias=bias)
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), last]
+    return _finish([*layers, make_output()] if make_output else layers, init)
 
 
 def stuck_cnn(

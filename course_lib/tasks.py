@@ -107,6 +107,30 @@ def teacher(base: Dataset) -> Dataset:
     return replace(base, name=GENERATED, **made)
 
 
+def teacher_clipped(base: Dataset) -> Dataset:
+    """As `teacher`, its targets halved, raised by 0.5 and cut off at 0 and 1.
+
+    So pixels and saturated sensors come; about a third of the targets are exactly 0 or 1.
+    """
+
+    def clip(split: Split) -> Split:
+        return replace(split, targets=(0.5 + split.targets / 2).clamp(0.0, 1.0))
+
+    return _map_splits(teacher(base), clip)
+
+
+OFF_CENTRE = 3.0  # by how much `teacher_off_centre` moves inputs and targets
+
+
+def teacher_off_centre(base: Dataset) -> Dataset:
+    """As `teacher`, each input and each target raised by 3, about three standard deviations."""
+
+    def move(split: Split) -> Split:
+        return Split(split.inputs + OFF_CENTRE, split.targets + OFF_CENTRE)
+
+    return _map_splits(teacher(base), move)
+
+
 def _normal(shape: tuple[int, ...], *, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -121,6 +145,8 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images_jpeg50": recompressed(50),
     "images_jpeg30": recompressed(30),
     "teacher": teacher,
+    "teacher_clipped": teacher_clipped,
+    "teacher_off_centre": teacher_off_centre,
 }
 
 

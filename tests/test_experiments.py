@@ -203,10 +203,28 @@ def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
         replace(study, tune={}).tuning_curve("plain")
 
 
+REGRESSION = TrainConfig(
+    task="teacher_clipped", model="mlp", model_options={"widths": (20, 8, 1)}, loss="mse",
+    num_train=64, num_test=32, epochs=1,
+)  # fmt: skip
+
+
+def test_outputs_are_clipped_to_the_range_of_the_training_targets(base):
+    config = replace(REGRESSION, measures=("test_loss_clipped",))
+    dataset = experiments.load_task(config)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1))
+    torch.nn.init.constant_(model[1].bias, 7.0)  # every output is above 1, the highest target
+    clipped = experiments.measure("test_loss_clipped")(config, model, dataset)
+    assert clipped == pytest.approx(((1 - dataset.test.targets) ** 2).mean().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="needs a task with float targets"):
+        experiments.measure("test_loss_clipped")(TINY, model, experiments.load_task(TINY))
+
+
 def test_measures_are_kept_with_the_other_metrics(base):
-    config = replace(TINY, preprocess="standardise", measures=tuple(experiments.MEASURES))
+    names = [name for name in experiments.MEASURES if name != "test_loss_clipped"]
+    config = replace(TINY, preprocess="standardise", measures=tuple(names))
     metrics = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]["metrics"]
-    assert set(experiments.MEASURES) < set(metrics)
+    assert set(names) < set(metrics)
     assert len({metrics[n] for n in ("test_accuracy", "test_accuracy_unprepared")}) == 2
     with pytest.raises(ValueError, match="measures holds 'charm'; known: test_accuracy_unprep"):
         experiments.measure("charm")
@@ -233,6 +251,22 @@ def test_the_teacher_is_generated_and_says_so(base):
     run = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]
     assert run["data"]["name"] == tasks.GENERATED
     assert "test_accuracy" not in run["metrics"] and run["metrics"]["test_loss"] > 0
+
+
+def test_the_teachers_targets_are_clipped_and_its_centre_is_moved(base):
+    plain, clipped, moved = (
+        tasks.load(name, num_train=2000, num_test=10).train
+        for name in ("teacher", "teacher_clipped", "teacher_off_centre")
+    )
+    low, high = torch.aminmax(clipped.targets)
+    assert (low, high) == (0, 1) and torch.equal(clipped.inputs, plain.inputs)
+    ends = ((clipped.targets == low) | (clipped.targets == high)).double().mean().item()
+    assert 0.25 < ends < 0.4
+    inside = (plain.targets.abs() < 1).flatten()
+    assert torch.equal(clipped.targets[inside], 0.5 + plain.targets[inside] / 2)
+    shifts = moved.inputs - plain.inputs, moved.targets - plain.targets
+    for shift in shifts:
+        torch.testing.assert_close(shift, torch.full_like(shift, 3.0))
 
 
 def test_half_decades_include_both_ends():

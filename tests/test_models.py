@@ -325,6 +325,19 @@ def test_the_small_resnet_adds_its_shortcuts():
     assert sizes == [(32, 4, 4), (64, 4, 4)]
 
 
+def test_the_small_resnet_can_end_in_an_activation_and_do_without_biases():
+    inputs = torch.rand(3, 3, 16, 16)
+    plain, squashed = (seeded("small_resnet", output=o).eval() for o in ("none", "softmax"))
+    torch.testing.assert_close(squashed(inputs), plain(inputs).softmax(dim=1))
+    layers = (nn.Conv2d, nn.Linear)
+    with_bias, without = (
+        [m for m in seeded("small_resnet", bias=b).modules() if isinstance(m, layers)]
+        for b in (True, False)
+    )
+    assert [m.bias is not None for m in with_bias] == [*[False] * 5, True, False, False, True, True]
+    assert all(m.bias is None for m in without)
+
+
 # --- padding ----------------------------------------------------------------------------------
 
 
@@ -439,6 +452,7 @@ def test_max_norm_can_be_left_out():
         ("all_conv", {"init": "xavier"}, "init is 'xavier'; known: torch, he_normal, he_uni"),
         ("mlp", {"activation": "swish"}, "activation is 'swish'; known: relu, leaky_relu, elu"),
         ("mlp", {"output": "argmax"}, "output is 'argmax'; known: relu"),
+        ("small_resnet", {"output": "argmax"}, "output is 'argmax'; known: relu"),
         ("small_cnn", {"reduce": "sum"}, "reduce is 'sum'; known: max, mean, stride, blur"),
         ("small_cnn", {"head": "max"}, "head is 'max'; known: flatten, mean"),
         ("mlp", {"widths": (10,)}, r"widths is \(10,\); give at least two positive"),
