@@ -203,14 +203,8 @@ def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
         replace(study, tune={}).tuning_curve("plain")
 
 
-REGRESSION = TrainConfig(
-    task="teacher_clipped", model="mlp", model_options={"widths": (20, 8, 1)}, loss="mse",
-    num_train=64, num_test=32, epochs=1,
-)  # fmt: skip
-
-
 def test_outputs_are_clipped_to_the_range_of_the_training_targets(base):
-    config = replace(REGRESSION, measures=("test_loss_clipped",))
+    config = replace(TINY, task="teacher_clipped", loss="mse", measures=("test_loss_clipped",))
     dataset = experiments.load_task(config)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1))
     torch.nn.init.constant_(model[1].bias, 7.0)  # every output is above 1, the highest target
