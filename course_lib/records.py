@@ -208,13 +208,17 @@ class Runs:
         longest = max((p[x] for p in parts), key=len, default=[])
         return longest, [p[name] for p in parts]
 
-    def pair(self, a: str, b: str, name: str) -> tuple[list[float], list[float], bool]:
+    def pair(
+        self, a: str, b: str, name: str, name_b: str = ""
+    ) -> tuple[list[float], list[float], bool]:
         """Values of two arms, and whether they are paired by seed: if both arms share the initial
-        weights and the order of the examples, which the seed decides. A seed that one arm ran in
-        another precision than the other, where both left it to the machine, is left out."""
-        x, y = self.metric(a, name), self.metric(b, name)
+        weights and the order of the examples, which the seed decides. `name_b`: the metric of `b`,
+        where it is another. A seed that one arm ran in another precision than the other, where both
+        left it to the machine, is left out."""
+        name_b = name_b or name
+        x, y = self.metric(a, name), self.metric(b, name_b)
         if any(self.configs[a].get(part) != self.configs[b].get(part) for part in DRAWS):
-            return self.finite(a, name), self.finite(b, name), False
+            return self.finite(a, name), self.finite(b, name_b), False
         one = {seed: v for seed, v in zip(self._runs[a], x, strict=True) if v is not None}
         two = {seed: v for seed, v in zip(self._runs[b], y, strict=True) if v is not None}
         seeds = [seed for seed in one if seed in two and not self._differ(a, b, seed)]

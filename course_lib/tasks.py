@@ -5,6 +5,7 @@ start from a base dataset: CIFAR-10 where it is present, the stand-in where it i
 """
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from course_lib import data
 from course_lib.data import Dataset, Split
 
 PCA_DIMENSIONS = 256
+LARGEST = 140_000_000.0  # the range of inputs that the article on tips speaks of
 
 
 def images(base: Dataset) -> Dataset:
@@ -102,6 +104,46 @@ def teacher(base: Dataset) -> Dataset:
         clean = (inputs @ first / 20**0.5).tanh() @ second / 64**0.5 / 0.63
         return Split(inputs, clean + 0.1 * _normal((len(split), 1), seed=seed + 1))
 
+    return _draw_splits(base, draw)
+
+
+def heavy_tailed(low: int, high: int) -> Callable[[Dataset], Dataset]:
+    """A task: a regression on inputs that span decades, whose targets see those from `low` to
+    `high`.
+
+    Inputs float32 (N, 10): 10 to the power of 4 + a standard normal number, so that half of them
+    are below 10,000, and none above `LARGEST`. Their logarithms (base 10), cut off below `low` and
+    above `high`, are all that the targets depend on: float32 (N, 1) of a fixed random 10-64-1 tanh
+    net, mean near 0 and variance near 1, plus noise of standard deviation 0.1. Of `base` only the
+    sizes count.
+    """
+    first, second = (_normal(shape, seed=k) for k, shape in enumerate([(10, 64), (64, 1)]))
+    typical = (4.0 + _normal((100_000,), seed=2)).clamp(low, high)  # the window's mean and spread
+
+    def draw(split: Split, seed: int) -> Split:
+        decades = 4.0 + _normal((len(split), 10), seed=seed)
+        seen = (decades.clamp(low, high) - typical.mean()) / typical.std()
+        clean = (seen @ first / 10**0.5).tanh() @ second / 64**0.5 / 0.63
+        targets = clean + 0.1 * _normal((len(split), 1), seed=seed + 1)
+        return Split((10**decades).clamp(max=LARGEST), targets)
+
+    return lambda base: _draw_splits(base, draw)
+
+
+def images_decades(base: Dataset) -> Dataset:
+    """`images_16` as raw intensities: a pixel of 0 to 1 becomes 0 to `LARGEST`, evenly in decades.
+
+    float32 (N, 3, 16, 16). log(1 + x) turns them into the images again, up to a factor.
+    """
+
+    def spread(split: Split) -> Split:
+        return replace(split, inputs=(data.to_float(split.inputs) * math.log1p(LARGEST)).expm1())
+
+    return _map_splits(images_16(base), spread)
+
+
+def _draw_splits(base: Dataset, draw: Callable[[Split, int], Split]) -> Dataset:
+    """Splits of the sizes of `base`, each drawn from a seed of its own."""
     splits = {"train": base.train, "val": base.val, "test": base.test}
     made = {name: draw(split, 10 * k) for k, (name, split) in enumerate(splits.items(), start=1)}
     return replace(base, name=GENERATED, **made)
@@ -144,9 +186,12 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images_pca": images_pca,
     "images_jpeg50": recompressed(50),
     "images_jpeg30": recompressed(30),
+    "images_decades": images_decades,
     "teacher": teacher,
     "teacher_clipped": teacher_clipped,
     "teacher_off_centre": teacher_off_centre,
+    "heavy_bulk": heavy_tailed(3, 5),  # the middle two thirds of the inputs
+    "heavy_tail": heavy_tailed(5, 7),  # the largest sixth
 }
 
 

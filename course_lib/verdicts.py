@@ -34,6 +34,7 @@ class Contrast:
     than: str = ""
     threshold: float = 0.0
     about: float = 0.0
+    than_metric: str = ""  # what is read from `than`, where it is not `metric`
     lower_is_better: bool = False
     relative: bool = False
     at_least: float | None = None
@@ -62,6 +63,11 @@ class Contrast:
         named = (self.arm, self.than, *self.faults, *self.controls)
         return [arm for arm in named if arm]
 
+    def read(self) -> list[tuple[str, str]]:
+        """The arm and, if there is one, that it is compared with, each with its metric."""
+        both = ((self.arm, self.metric), (self.than, self.than_metric or self.metric))
+        return [(arm, metric) for arm, metric in both if arm]
+
 
 def number(arm: str, metric: str, value: float, *, about: float = 0.0) -> Contrast:
     """The text gives a figure: `value`, said loosely to within ± `about`.
@@ -78,13 +84,19 @@ def better(
     *,
     than: str,
     by: float = 0.01,
+    than_metric: str = "",
     lower_is_better: bool = False,
     relative: bool = False,
 ) -> Contrast:
-    """`arm` beats `than` by at least `by` (δ), a share of `than`'s mean if `relative`."""
+    """`arm` beats `than` by at least `by` (δ), a share of `than`'s mean if `relative`.
+
+    With `than_metric`, that is read from `than`, which may then be `arm` itself: one net judged in
+    two ways.
+    """
     return Contrast(
-        "better", arm, metric, than, by, lower_is_better=lower_is_better, relative=relative
-    )
+        "better", arm, metric, than, by, than_metric=than_metric, lower_is_better=lower_is_better,
+        relative=relative,
+    )  # fmt: skip
 
 
 def same(
@@ -242,7 +254,7 @@ def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
     if made < needed:
         changes = {"word": "not yet", "n": made}
     elif contrast.kind in ("number", "better", "same"):
-        values = [value for arm in arms for value in runs.metric(arm, contrast.metric)]
+        values = [value for pair in contrast.read() for value in runs.metric(*pair)]
         if lost := values.count(None):
             detail = f"{lost} of {len(values)} runs have no finite {contrast.metric}"
             changes = {"word": "open", "flips_at": None, "detail": detail}
@@ -276,7 +288,8 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
 
 
 def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
-    a, b, paired = runs.pair(contrast.arm, contrast.than, contrast.metric)
+    (arm, metric), (than, than_metric) = contrast.read()
+    a, b, paired = runs.pair(arm, than, metric, than_metric)
     n, shift = min(len(a), len(b)), 0.0
     if n < 2 or (contrast.relative and t_interval(b, 0.99)[0] <= 0.0):
         few = "fewer than two values" if n < 2 else f"relative to {contrast.than!r}, which may be 0"

@@ -1,6 +1,7 @@
 """Studies, their queue and their canaries, on tiny runs."""
 
 import json
+import math
 import subprocess
 import sys
 from concurrent.futures import Executor, Future
@@ -261,6 +262,39 @@ def test_the_teachers_targets_are_clipped_and_its_centre_is_moved(base):
     shifts = moved.inputs - plain.inputs, moved.targets - plain.targets
     for shift in shifts:
         torch.testing.assert_close(shift, torch.full_like(shift, 3.0))
+
+
+def test_heavy_tails_span_decades_and_their_targets_see_a_window_of_them(base):
+    bulk = tasks.load("heavy_bulk", num_train=2000, num_val=50, num_test=100).train
+    inputs, decades = bulk.inputs, bulk.inputs.log10()
+    assert inputs.shape == (2000, 10) and inputs.dtype == torch.float32
+    assert 0 < inputs.min() < 100 and 1e7 < inputs.max() <= tasks.LARGEST
+    assert inputs.median().item() == pytest.approx(1e4, rel=0.05)
+    assert decades.std().item() == pytest.approx(1.0, abs=0.02)
+    for name, low, high in (("heavy_bulk", 3, 5), ("heavy_tail", 5, 7)):
+        split = tasks.load(name, num_train=2000, num_val=50, num_test=100).train
+        assert torch.equal(split.inputs, inputs) and split.targets.shape == (2000, 1)
+        assert abs(split.targets.mean().item()) < 0.1 and 0.6 < split.targets.var().item() < 1.2
+        # what a linear fit reads from inside the window, and from outside it
+        inside = decades.clamp(low, high)
+        assert explained(inside, split.targets) > 0.5
+        assert explained(decades - inside, split.targets) < 0.5 * explained(inside, split.targets)
+
+
+def explained(features: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of the variance of `targets` (N, 1) that a linear fit to `features` explains."""
+    features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+    rest = targets - features @ torch.linalg.lstsq(features, targets).solution
+    return 1 - (rest.var() / targets.var()).item()
+
+
+def test_images_spread_over_decades_come_back_by_a_logarithm():
+    dataset = made_up("images")
+    wide = tasks.load("images_decades", dataset, num_train=10, num_test=10).train.inputs
+    small = tasks.load("images_16", dataset, num_train=10, num_test=10).train.inputs
+    assert wide.dtype == torch.float32 and wide.min() >= 0 and wide.max() <= tasks.LARGEST
+    back = wide.double().log1p() / math.log1p(tasks.LARGEST) * 255
+    torch.testing.assert_close(back, small.double(), rtol=0, atol=1e-3)
 
 
 def test_half_decades_include_both_ends():

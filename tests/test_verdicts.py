@@ -241,6 +241,18 @@ def test_pairs_go_by_seed_and_not_by_place():
     assert verdict.n == 3
 
 
+def test_one_net_judged_in_two_ways_is_paired_with_itself():
+    shared = np.random.default_rng(3).normal(0, 0.03, 10)
+    rows = [{METRIC: 0.5 + s, "unprepared": 0.4 + s} for s in shared.tolist()]
+    contrast = verdicts.better("a", METRIC, than="a", than_metric="unprepared")
+    verdict = judge("X1", contrast, made_up(a=rows), 10)
+    assert (verdict.word, verdict.paired) == ("holds", True)
+    assert verdict.effect == pytest.approx(0.1, abs=1e-4)
+    assert Contrast(**contrast.plain()) == contrast
+    rows[3] = {METRIC: 0.5, "unprepared": None}
+    assert "1 of 20 runs have no finite" in judge("X1", contrast, made_up(a=rows), 10).detail
+
+
 def test_lower_is_better_turns_effect_and_interval_round():
     runs = made_up(a=spread(1.2, 0.01), b=spread(1.5, 0.02))
     higher = judge("X1", verdicts.better("a", METRIC, than="b", by=0.1), runs, 10)
