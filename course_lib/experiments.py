@@ -34,6 +34,7 @@ TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds 
 TUNING_VAL = 5000  # images kept from training, as the design asks
 GRAD_INPUTS = 10_000  # the final gradient norm is that of the first 10,000 training examples
 CANARY_STEPS = 10
+TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MAX_CANARIES = 8  # arms of a study, evenly spread, that a record keeps a canary for
@@ -188,10 +189,43 @@ def _test_loss_clipped(config: TrainConfig, model, dataset: data.Dataset) -> flo
     return training.evaluate(model, dataset.test, prepare, loss_fn=clipped).loss
 
 
+def _speed_over_relu(config: TrainConfig, model, dataset: data.Dataset) -> float:
+    """Training steps per second of processor time, in units of those of the same net with ReLU.
+
+    1 is as fast. Processor time stands still while another program has the core; the steps of both
+    nets alternate, so that a shared cache slows both; the fastest of each counts. CPU only.
+    """
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    batch = training.first_examples(dataset.train, config.batch_size)
+    inputs, loss_fn = prepare(batch.inputs), training.LOSSES[config.loss]
+    options = (config.model_options, {**config.model_options, "activation": "relu"})
+    nets = [_net_to_time(replace(config, model_options=chosen)) for chosen in options]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(TIMED_STEPS):
+        for (net, optimizer), found in zip(nets, seconds, strict=True):
+            start = time.process_time()
+            loss = loss_fn(net(inputs), batch.targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            found.append(time.process_time() - start)
+    return min(seconds[1]) / min(seconds[0])
+
+
+def _net_to_time(config: TrainConfig):
+    """A new net of `config` and its optimiser, in the memory layout that training uses."""
+    generator = torch.Generator().manual_seed(0)
+    net = models.build(config.model, generator=generator, **config.model_options)
+    if any(isinstance(module, torch.nn.Conv2d) for module in net.modules()):
+        net.to(memory_format=torch.channels_last)
+    return net, training.make_optimizer(config, net)
+
+
 MEASURES: dict[str, Callable] = {  # name -> function of configuration, net and dataset
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
     "test_accuracy_own_statistics": _test_accuracy_own_statistics,
     "test_loss_clipped": _test_loss_clipped,
+    "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
 }
 
 

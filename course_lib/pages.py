@@ -70,9 +70,14 @@ def effect(verdict: Verdict) -> str:
         return verdict.detail
     if verdict.effect is None:
         return verdict.detail or "–"
-    if verdict.kind in ("number", "always"):
+    if _is_level(verdict):
         return level(verdict.effect, verdict.metric)
     return difference(verdict.effect, verdict)
+
+
+def _is_level(verdict: Verdict) -> bool:
+    """Whether the effect is a value of the metric, not a difference of two arms."""
+    return verdict.kind == "number" or (verdict.kind == "always" and not verdict.than)
 
 
 def interval(verdict: Verdict) -> str:
@@ -82,7 +87,7 @@ def interval(verdict: Verdict) -> str:
     low, high = verdict.interval95
     if verdict.kind in ("event", "diagnostic"):
         return f"{percent(low, 0)} to {percent(high, 0)}"
-    if verdict.kind in ("number", "always"):
+    if _is_level(verdict):
         return f"{level(low, verdict.metric)} to {level(high, verdict.metric)}"
     return f"{difference(low, verdict)} to {difference(high, verdict)}"
 

@@ -106,13 +106,14 @@ def same(
     return Contrast("same", arm, metric, than, within, relative=relative)
 
 
-def always(arm: str, metric: str, *, never_above: float) -> Contrast:
+def always(arm: str, metric: str, *, never_above: float, than: str = "") -> Contrast:
     """The text says that no net exceeds `never_above`; `arm` is the counter-example.
 
+    With `than`, it says that this arm is the best: none exceeds it by more than `never_above`.
     Never holds. Fails if the first half of the seeds and the second half, as fresh ones, each put
     their whole 99 % interval above the bar.
     """
-    return Contrast("always", arm, metric, threshold=never_above)
+    return Contrast("always", arm, metric, than, never_above)
 
 
 def event(
@@ -185,6 +186,7 @@ class Verdict:
     threshold: float = 0.0
     flips_at: float | None = None
     metric: str = ""
+    than: str = ""
     paired: bool = False
     relative: bool = False
     detail: str = ""
@@ -260,7 +262,7 @@ def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
             changes = {"word": "open", "flips_at": None, "detail": detail}
     return replace(
         verdict, claim=claim, needed=needed if arms else 0, threshold=contrast.threshold,
-        metric=contrast.metric, relative=contrast.relative, **changes,
+        metric=contrast.metric, than=contrast.than, relative=contrast.relative, **changes,
     )  # fmt: skip
 
 
@@ -330,15 +332,27 @@ def _place(contrast: Contrast, low: float, high: float) -> tuple[str, float]:
 
 
 def _judge_always(contrast: Contrast, runs: Runs) -> Verdict:
-    values = runs.finite(contrast.arm, contrast.metric)
-    half = len(values) // 2
+    a, b, paired = runs.finite(contrast.arm, contrast.metric), [], False
+    if contrast.than:
+        a, b, paired = runs.pair(contrast.arm, contrast.than, contrast.metric)
+    n = min(len(a), len(b)) if contrast.than else len(a)
+    half = n // 2
     if half < 2:
-        return _made(contrast, "open", len(values), detail="fewer than four values")
-    bar = min(t_interval(part, 0.99)[0] for part in (values[:half], values[half:]))
+        return _made(contrast, "open", n, detail="fewer than four values")
+
+    def interval(part, level):
+        x, y = a[part], b[part]
+        if contrast.than and not paired:
+            return welch_interval(x, y, level)
+        return t_interval([v - w for v, w in zip(x, y, strict=True)] if paired else x, level)
+
+    halves = slice(0, half), slice(half, None)
+    bar, whole = min(interval(part, 0.99)[0] for part in halves), slice(None)
     fails = bar > contrast.threshold
     return _made(
-        contrast, "fails" if fails else "open", len(values), effect=statistics.fmean(values),
-        interval95=t_interval(values, 0.95), interval99=t_interval(values, 0.99), flips_at=bar,
+        contrast, "fails" if fails else "open", n, paired=paired,
+        effect=statistics.fmean(a) - (statistics.fmean(b) if b else 0.0),
+        interval95=interval(whole, 0.95), interval99=interval(whole, 0.99), flips_at=bar,
         detail="counter-example, confirmed on the second half of the seeds" if fails else "",
     )  # fmt: skip
 

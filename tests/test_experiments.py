@@ -225,6 +225,30 @@ def test_measures_are_kept_with_the_other_metrics(base):
         experiments.measure("charm")
 
 
+def test_speed_is_measured_beside_the_same_net_with_relu(base, monkeypatch):
+    clock, seconds = [0.0], {"relu": 2.0, "tanh": 5.0}
+    busy = iter([3.0, 1.0, 1.0, 1.0] * 100)  # three times slower now and then: it must not count
+
+    class Slow(torch.nn.Tanh):
+        def forward(self, inputs):
+            clock[0] += seconds["tanh"] * next(busy)
+            return super().forward(inputs)
+
+    class Quick(torch.nn.ReLU):
+        def forward(self, inputs):
+            clock[0] += seconds["relu"] * next(busy)
+            return super().forward(inputs)
+
+    monkeypatch.setattr(experiments.models, "ACTIVATIONS", {"relu": Quick, "tanh": Slow})
+    monkeypatch.setattr(experiments.time, "process_time", lambda: clock[0])
+    measure, dataset = experiments.measure("speed_over_relu"), experiments.load_task(TINY)
+    for name, expected in {"tanh": 0.4, "relu": 1.0}.items():
+        config = replace(TINY, model_options={**TINY.model_options, "activation": name})
+        before = torch.get_rng_state()
+        assert measure(config, None, dataset) == pytest.approx(expected)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_small_images_are_rounded_means_of_four_pixels():
     dataset = made_up("images")
     small = tasks.load("images_16", dataset, num_train=10, num_test=10).train.inputs

@@ -65,6 +65,13 @@ def test_every_kind_and_word_makes_a_sentence():
             assert f"S1: {word}" in pages.sentence(verdict)
 
 
+def test_a_lead_over_the_best_is_a_difference_and_a_bar_a_level():
+    refuted = replace(HOLDS, kind="always", word="fails", effect=0.032)
+    assert pages.effect(refuted) == "3.2 %"
+    assert pages.effect(replace(refuted, than="ReLU")) == "+3.2 points"
+    assert pages.interval(replace(refuted, than="ReLU")) == "+2.0 points to +4.4 points"
+
+
 def test_the_board_has_70_rows_and_follows_the_records(results):
     rows = pages.board_rows()
     assert len(rows) == 70 and {row.word for row in rows} == {"not yet"}

@@ -116,6 +116,7 @@ FACTORIES = [
     verdicts.better("a", METRIC, than="b", by=0.02, lower_is_better=True, relative=True),
     verdicts.same("a", METRIC, than="b", within=0.02),
     verdicts.always("a", METRIC, never_above=0.5),
+    verdicts.always("a", METRIC, never_above=0.01, than="b"),
     verdicts.event("a", METRIC, share=0.75, at_most=0.11),
     verdicts.diagnostic(
         METRIC, faults=["a"], controls=("b", "c"), at_least=1, sensitivity=0.5, false_alarms=0.1
@@ -144,7 +145,7 @@ def test_a_plain_contrast_holds_only_what_is_set():
 
 @pytest.mark.parametrize(
     ("contrast", "arms"),
-    list(zip(FACTORIES, ["a", "ab", "ab", "a", "a", "abc", "a", ""], strict=True)),
+    list(zip(FACTORIES, ["a", "ab", "ab", "a", "ab", "a", "abc", "a", ""], strict=True)),
 )
 def test_a_contrast_names_its_arms(contrast, arms):
     assert contrast.arms() == list(arms)
@@ -352,6 +353,24 @@ def test_always_fails_only_when_both_halves_refute(first, second, expected):
     assert verdict.word == expected
     assert verdict.effect == pytest.approx((first + second) / 2)
     assert ("counter-example" in verdict.detail) == (expected == "fails")
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_best_is_refuted_by_an_arm_that_beats_it_in_both_halves(paired):
+    best = verdicts.always("a", METRIC, never_above=0.01, than="b")
+    b = spread(0.40, 0.002) * 2
+    for lead, expected in ((0.03, "fails"), (0.012, "open"), (-0.03, "open")):
+        a = [v + lead + shift for v, shift in zip(b, spread(0, 0.002) * 2, strict=True)]
+        verdict = judge("X1", best, made_up(paired=paired, a=a, b=b), 20)
+        assert (verdict.word, verdict.paired, verdict.than) == (expected, paired, "b")
+        assert verdict.effect == pytest.approx(lead, abs=1e-5)  # a record rounds
+        whole = verdicts.welch_interval(a, b, 0.99)
+        if paired:
+            whole = verdicts.t_interval([x - y for x, y in zip(a, b, strict=True)], 0.99)
+        assert verdict.interval99 == pytest.approx(whole, abs=1e-5)
+    late = [*spread(0.40, 0.002), *spread(0.45, 0.002)]  # a lead in the second half alone
+    assert word(best, made_up(paired=paired, a=late, b=b), 20) == "open"
+    assert word(best, made_up(paired=paired, a=late[:3], b=b[:3]), 3) == "open"
 
 
 def test_always_never_holds():
