@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from course_lib.models import ACTIVATIONS
 
@@ -100,6 +101,46 @@ def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) 
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def predicted_classes(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The class with the largest logit for each of `inputs` (N, ...): int64 (N,).
+
+    Raises ValueError if `inputs` is empty or not float.
+    """
+    with _eval_mode(model):
+        return torch.cat([model(chunk).argmax(dim=1) for chunk in _chunks(inputs)])
+
+
+def moved(
+    images: Tensor,
+    *,
+    shift: tuple[float, float] = (0.0, 0.0),
+    degrees: float = 0.0,
+    zoom: float = 1.0,
+) -> Tensor:
+    """Float images (N, C, H, W), enlarged and turned about their centre, then shifted; same shape.
+
+    `shift` is in pixels, (down, right); `degrees` turn counter-clockwise; `zoom` is the factor on
+    lengths. Bilinear between pixels; beyond its border the image goes on as its mirror image.
+    Raises ValueError for images of another form, or a zoom that is not positive.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"images is {found}; use float (N, C, H, W), data.to_float makes them")
+    if not zoom > 0:
+        raise ValueError(f"zoom is {zoom!r}; give a number above 0")
+    height, width = images.shape[2:]
+    angle, down, right = math.radians(degrees), 2 * shift[0] / height, 2 * shift[1] / width
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    place = [  # where in the image an output pixel comes from; x and y run from -1 to 1
+        [cos, -sin * height / width, sin * height / width * down - cos * right],
+        [sin * width / height, cos, -sin * width / height * right - cos * down],
+    ]
+    place = torch.tensor(place, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(place, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ CANARY_STEPS = 10
 TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
+MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
 MAX_CANARIES = 8  # arms of a study, evenly spread, that a record keeps a canary for
 
 
@@ -55,7 +56,8 @@ def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = Tru
     dataset = load_task(config)
     key = run_key(config.plain(), seed, tasks.default_base().identity)
     checkpoint = CHECKPOINTS / f"{key}-{SOURCE}.pt"  # other code must not resume it
-    result = training.train(config, seed, dataset, device=device, checkpoint=checkpoint)
+    trained = config if test else replace(config, val_history=False)  # tuning keeps no history
+    result = training.train(trained, seed, dataset, device=device, checkpoint=checkpoint)
     kept = _kept(config, seed, result, dataset.to(device), device=device, test=test)
     return kept | {"seconds": time.monotonic() - start}
 
@@ -148,7 +150,8 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
     if result.probes:
         metrics["grad_growth"] = grad_growth(result.probes)
     for name in config.measures if test else ():
-        metrics[name] = measure(name)(config, model, dataset)
+        found = measure(name)(config, model, dataset)
+        metrics |= found if isinstance(found, dict) else {name: found}
     return metrics | {"diverged_step": result.diverged_step}
 
 
@@ -221,11 +224,48 @@ def _net_to_time(config: TrainConfig):
     return net, training.make_optimizer(config, net)
 
 
-MEASURES: dict[str, Callable] = {  # name -> function of configuration, net and dataset
+WAYS_TO_MOVE: dict[str, dict[float, list[dict]]] = {  # by name and amount: for diagnostics.moved
+    "shifted": {  # by whole pixels, along each axis
+        k: [{"shift": way} for way in ((k, 0), (-k, 0), (0, k), (0, -k))] for k in (1, 2, 3, 4)
+    },
+    "turned": {angle: [{"degrees": angle}, {"degrees": -angle}] for angle in (10, 20, 30)},
+    "zoomed": {factor: [{"zoom": factor}] for factor in (0.8, 0.9, 1.1, 1.25)},
+}
+
+
+def _on_moved_images(name: str) -> Callable:
+    """Accuracy on moved test images, and the share of them that keep their predicted class.
+
+    For each amount, {name}_{amount}_accuracy and {name}_{amount}_same_share; {name}_accuracy and
+    {name}_same_share are means over the amounts. Of the first `MOVED_INPUTS` test images, whose
+    accuracy unmoved is `unmoved_accuracy`; they are moved after preprocessing.
+    """
+
+    def values(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
+        split = training.first_examples(dataset.test, MOVED_INPUTS)
+        inputs = training.make_prepare(config, dataset, torch.float32)(split.inputs)
+        still = diagnostics.predicted_classes(model, inputs)
+        found: dict[str, list[float]] = {f"{name}_accuracy": [], f"{name}_same_share": []}
+        for amount, ways in WAYS_TO_MOVE[name].items():
+            images = (diagnostics.moved(inputs, **way) for way in ways)
+            classes = torch.stack([diagnostics.predicted_classes(model, x) for x in images])
+            for what, expected in (("accuracy", split.targets), ("same_share", still)):
+                share = (classes == expected).double().mean().item()
+                found[f"{name}_{amount}_{what}"] = [share]
+                found[f"{name}_{what}"].append(share)
+        unmoved = (still == split.targets).double().mean().item()
+        return {"unmoved_accuracy": unmoved} | {k: statistics.fmean(v) for k, v in found.items()}
+
+    return values
+
+
+# name -> function of configuration, net and dataset; gives a number, or several by their own names
+MEASURES: dict[str, Callable] = {
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
     "test_accuracy_own_statistics": _test_accuracy_own_statistics,
     "test_loss_clipped": _test_loss_clipped,
     "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
+    **{name: _on_moved_images(name) for name in WAYS_TO_MOVE},
 }
 
 

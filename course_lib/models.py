@@ -177,6 +177,7 @@ def small_cnn(
 def small_resnet(
     *,
     widths: Sequence[int] = (16, 32, 64),
+    reduce: str = "stride",
     bias: bool = True,
     activation: str = "relu",
     output: str = "none",
@@ -184,17 +185,20 @@ def small_resnet(
 ) -> nn.Sequential:
     """A small modern net: a stem, a residual block per width, batch norm, global mean pooling.
 
-    Every block but the first halves the image by its stride. Takes images of any size. `bias` is
-    that of shortcuts and the last layer: in front of a norm there is none. `output` names an
-    activation behind the last layer.
+    Every block but the first halves the image: by its stride, or, with another `reduce` of
+    `small_cnn`, by that in front of the block. Takes images of any size. `bias` is that of
+    shortcuts and the last layer: in front of a norm there is none. `output` names an activation
+    behind the last layer.
     """
+    strides = (1, 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1)
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
     make_output = OUTPUTS[_known("output", output, OUTPUTS)]
     stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
     layers = [stem, nn.BatchNorm2d(widths[0]), make_activation()]
     for channels, filters in pairwise((widths[0], *widths)):
-        stride = 1 if len(layers) == 3 else 2
-        layers.append(Residual(channels, filters, stride, make_activation, bias))
+        later = len(layers) > 3
+        layers += [make() for make in REDUCTIONS[reduce]] if later else []
+        layers.append(Residual(channels, filters, strides[later], make_activation, bias))
     last = nn.Linear(widths[-1], 10, bias=bias)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), last]
     return _finish([*layers, make_output()] if make_output else layers, init)

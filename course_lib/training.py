@@ -63,6 +63,7 @@ class TrainConfig:
     eps_scale: tuple[float, ...] = ()  # factors on Adam's eps, per weight layer
     precision: str = "fp32"  # "fp32", "bf16" (autocast), "fp64", or "auto": see precision_on
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
+    val_history: bool = True  # read the validation images after each epoch; else at the end alone
     measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
     def plain(self) -> dict:
@@ -518,7 +519,7 @@ class _Run:
         }
         if _are_classes(self.train_split.targets):
             entry["train_accuracy"] = num_correct / len(self.train_split)
-        if len(self.val_split):
+        if len(self.val_split) and self.config.val_history:
             val = evaluate(self.model, self.val_split, self.prepare, loss_fn=self.loss_fn)
             entry |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
         for name, value in entry.items():

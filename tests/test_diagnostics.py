@@ -20,6 +20,62 @@ def tiny_data(num=20, width=4, classes=3):
     return inputs, torch.randint(classes, (num,), generator=generator)
 
 
+# --- moved images -----------------------------------------------------------------------------
+
+
+def ramps(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two images whose value is the place: x to the right, y downwards, from the centre."""
+    y = torch.arange(height).double() - (height - 1) / 2
+    x = torch.arange(width).double() - (width - 1) / 2
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([x, y])[:, None], x, y  # (2, 1, H, W)
+
+
+def test_a_shift_by_whole_pixels_copies_them_and_mirrors_the_border():
+    images = torch.rand(2, 3, 5, 8, dtype=torch.float64)
+    down = diagnostics.moved(images, shift=(2, 0))
+    torch.testing.assert_close(down, images[:, :, [1, 0, 0, 1, 2]])
+    left = diagnostics.moved(images, shift=(0, -3))
+    torch.testing.assert_close(left, images[..., [3, 4, 5, 6, 7, 7, 6, 5]])
+
+
+def test_a_quarter_turn_and_a_half():
+    images = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    turned = diagnostics.moved(images, degrees=90)
+    torch.testing.assert_close(turned, images.rot90(1, dims=(2, 3)))
+    images = torch.rand(2, 3, 4, 7, dtype=torch.float64)
+    torch.testing.assert_close(diagnostics.moved(images, degrees=180), images.flip(2, 3))
+
+
+def test_zoom_turn_and_shift_sample_where_they_should():
+    images, x, y = ramps(9, 15)
+    angle, zoom, (down, right) = 25.0, 1.25, (1.5, -0.5)
+    found = diagnostics.moved(images, shift=(down, right), degrees=angle, zoom=zoom)[:, 0]
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    # An example at (x, y), y downwards: first enlarged, turned towards -y, and shifted last.
+    source = torch.stack([
+        cos * (x - right) - sin * (y - down), sin * (x - right) + cos * (y - down)
+    ]) / zoom  # fmt: skip
+    inside = (source[0].abs() <= 7) & (source[1].abs() <= 4)  # further out lies the mirror image
+    assert inside.sum() > 80
+    torch.testing.assert_close(found[:, inside], source[:, inside])
+
+
+def test_images_that_cannot_be_moved_are_refused():
+    with pytest.raises(ValueError, match=r"uint8 \(1, 3, 4, 4\); use float"):
+        diagnostics.moved(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="zoom is 0"):
+        diagnostics.moved(torch.zeros(1, 3, 4, 4), zoom=0)
+
+
+def test_predicted_classes_are_those_of_eval_mode():
+    model = models.build("mlp", widths=(4, 6, 3), dropout=0.9)
+    inputs = torch.randn(600, 4)
+    found = diagnostics.predicted_classes(model, inputs)
+    assert model.training
+    assert torch.equal(found, model.eval()(inputs).argmax(dim=1)) and found.unique().numel() > 1
+
+
 # --- gradient norm ----------------------------------------------------------------------------
 
 

@@ -183,6 +183,7 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
         [sum(means[lr]) for lr in values]
     )
     assert not any(run["history"] or run["probes"] for run in by_phase["tune"])
+    assert all(run["history"]["val_accuracy"] for run in by_phase["judge"])
 
 
 def test_a_regression_is_tuned_by_its_validation_loss(base):
@@ -219,7 +220,8 @@ def test_measures_are_kept_with_the_other_metrics(base):
     names = [name for name in experiments.MEASURES if name != "test_loss_clipped"]
     config = replace(TINY, preprocess="standardise", measures=tuple(names))
     metrics = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]["metrics"]
-    assert set(names) < set(metrics)
+    kept = {"test_accuracy_own_statistics", *experiments.WAYS_TO_MOVE}
+    assert kept <= {name.removesuffix("_same_share") for name in metrics}
     assert len({metrics[n] for n in ("test_accuracy", "test_accuracy_unprepared")}) == 2
     with pytest.raises(ValueError, match="measures holds 'charm'; known: test_accuracy_unprep"):
         experiments.measure("charm")
@@ -247,6 +249,31 @@ def test_speed_is_measured_beside_the_same_net_with_relu(base, monkeypatch):
         before = torch.get_rng_state()
         assert measure(config, None, dataset) == pytest.approx(expected)
         assert torch.equal(torch.get_rng_state(), before)
+
+
+class StripeReader(torch.nn.Module):
+    """Class k if column 3 k + 2 is the brightest of its ten columns; class 0 if all are dark."""
+
+    def forward(self, inputs):
+        return (inputs > 0.5).double().mean(dim=(1, 2))[:, 2::3]
+
+
+def test_measures_on_moved_images_count_the_classes_that_change():
+    images, targets = torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10)
+    images[targets, :, :, 3 * targets + 2] = 255
+    split = Split(images, targets)
+    stripes = Dataset("stripes", "stripes", train=split, val=split, test=split)
+    found = experiments.measure("shifted")(TrainConfig(), StripeReader(), stripes)
+    assert found["unmoved_accuracy"] == 1.0
+    # Up and down: nothing changes. Left and right by 1: all read as 0. By 3: as their neighbours.
+    shares = {1: (2 + 2 * 0.1) / 4, 2: (2 + 2 * 0.1) / 4, 3: (2 + 0.1) / 4, 4: (2 + 2 * 0.1) / 4}
+    for what in ("same_share", "accuracy"):
+        assert {k: found[f"shifted_{k}_{what}"] for k in shares} == pytest.approx(shares)
+        assert found[f"shifted_{what}"] == pytest.approx(sum(shares.values()) / 4)
+    wrong = replace(stripes, test=Split(images, (targets + 1) % 10))
+    found = experiments.measure("shifted")(TrainConfig(), StripeReader(), wrong)
+    assert found["unmoved_accuracy"] == 0.0 and found["shifted_1_same_share"] == 0.55
+    assert found["shifted_3_accuracy"] == 0.25  # pushed right, all are read as the next
 
 
 def test_small_images_are_rounded_means_of_four_pixels():

@@ -338,6 +338,19 @@ def test_the_small_resnet_can_end_in_an_activation_and_do_without_biases():
     assert all(m.bias is None for m in without)
 
 
+@pytest.mark.parametrize("reduce", models.REDUCTIONS)
+def test_the_small_resnet_halves_before_every_block_but_the_first(reduce):
+    model = seeded("small_resnet", reduce=reduce)
+    assert models.num_parameters(model) == models.MODELS["small_resnet"][2]
+    sizes = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda m, i, out, name=name: sizes.update({name: out.shape}))
+    model(torch.rand(2, 3, 16, 16))
+    assert [sizes[f"residual{k}"][2:] for k in (1, 2, 3)] == [(16, 16), (8, 8), (4, 4)]
+    pools = sum(isinstance(m, nn.MaxPool2d) for m in model.modules())
+    assert pools == (2 if reduce in ("max", "blur") else 0)
+
+
 # --- padding ----------------------------------------------------------------------------------
 
 

@@ -184,6 +184,15 @@ def test_validation_is_read_each_epoch():
     assert len(result.history["val_accuracy"]) == len(result.history["val_loss"]) == 2
 
 
+def test_validation_can_be_left_out_of_the_history_and_changes_nothing():
+    with_it, without = (
+        train(replace(SMALL, val_history=told), 0, make_dataset(num_val=40))
+        for told in (True, False)
+    )
+    assert set(with_it.history) - set(without.history) == {"val_loss", "val_accuracy"}
+    assert torch.equal(weights(with_it), weights(without))
+
+
 def test_standardising_uses_the_training_split():
     dataset = make_dataset()
     config = replace(SMALL, preprocess="standardise")
