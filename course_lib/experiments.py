@@ -34,11 +34,12 @@ TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds 
 TUNING_VAL = 5000  # images kept from training, as the design asks
 GRAD_INPUTS = 10_000  # the final gradient norm is that of the first 10,000 training examples
 CANARY_STEPS = 10
+CANARY_BATCH = 30  # in all more images than the 256 coordinates that one task makes of them
 TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
-MAX_CANARIES = 8  # arms of a study, evenly spread, that a record keeps a canary for
+MAX_CANARIES = 3  # arms of a study, evenly spread, that a record keeps a canary for
 
 
 # --- one run ----------------------------------------------------------------------------------
@@ -291,8 +292,8 @@ def canary(config: TrainConfig) -> list[float]:
     """
     doses = tuple((0, dose) for _, dose in config.lr_doses[-1:])
     small = replace(
-        config, lr_doses=doses, num_train=1000, num_val=0, num_test=100, precision="fp32",
-        epochs=1, batch_size=100, probe_until=CANARY_STEPS - 1,
+        config, lr_doses=doses, num_train=CANARY_STEPS * CANARY_BATCH, num_val=0, num_test=20,
+        precision="fp32", epochs=1, batch_size=CANARY_BATCH, probe_until=CANARY_STEPS - 1,
     )  # fmt: skip
     dataset = load_task(small, _canary_base())
     result = training.train(small, 0, dataset)
@@ -309,7 +310,7 @@ def canaries(study: "Study") -> dict[str, list[float]]:
 
 @lru_cache(maxsize=1)
 def _canary_base() -> data.Dataset:
-    return data.load_standin(1000, 100)
+    return data.load_standin(CANARY_STEPS * CANARY_BATCH, 20)
 
 
 # --- a study ----------------------------------------------------------------------------------

@@ -360,22 +360,6 @@ def test_run_key_depends_on_configuration_seed_and_data_alone():
     assert len({key(), key(replace(TINY, lr=1.0)), key(seed=1), key(identity="b")}) == 4
 
 
-def test_the_canary_notices_a_change_in_training(monkeypatch):
-    before = experiments.canary(TINY)
-    assert len(before) == 10 and before == experiments.canary(TINY)
-    assert experiments.canary(replace(TINY, momentum=0.8)) != before
-
-
-@pytest.mark.parametrize("study", sorted(p.stem for p in records.RESULTS.glob("*.json")))
-def test_canaries_of_the_records_still_sing(study):
-    page_studies = experiments.all_studies()
-    record = records.load(study)
-    arms = page_studies[study].arms
-    for arm, losses in record["canaries"].items():
-        if arm in arms:
-            assert experiments.canary(arms[arm]) == pytest.approx(losses, rel=1e-3), arm
-
-
 def test_live_runs_are_cut_down(base):
     study = Study("tiny", ARMS, CLAIMS, live={"epochs": 2, "num_train": 32})
     assert study.run_live("plain").history["epoch"] == [1, 2]

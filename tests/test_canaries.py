@@ -1,0 +1,25 @@
+"""Canaries of every record, in a file of their own: the workers of pytest share out whole files."""
+
+from dataclasses import replace
+
+import pytest
+
+from course_lib import experiments, records
+from course_lib.training import TrainConfig
+
+
+def test_the_canary_notices_a_change_in_training():
+    config = TrainConfig(model="mlp", model_options={"widths": (3072, 4, 10)})
+    before = experiments.canary(config)
+    assert len(before) == 10 and before == experiments.canary(config)
+    assert experiments.canary(replace(config, momentum=0.8)) != before
+
+
+@pytest.mark.parametrize("study", sorted(path.stem for path in records.RESULTS.glob("*.json")))
+def test_canaries_of_the_records_still_sing(study):
+    arms = experiments.all_studies()[study].arms
+    canaries = records.load(study)["canaries"]
+    kept = arms.keys() & canaries.keys()
+    assert kept, "a record needs a canary of one arm at least"
+    for arm in kept:
+        assert experiments.canary(arms[arm]) == pytest.approx(canaries[arm], rel=1e-3), arm
