@@ -33,8 +33,8 @@ CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
 TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds stay fresh
 TUNING_VAL = 5000  # images kept from training, as the design asks
 GRAD_INPUTS = 10_000  # the final gradient norm is that of the first 10,000 training examples
-CANARY_STEPS = 10
-CANARY_BATCH = 30  # in all more images than the 256 coordinates that one task makes of them
+CANARY_STEPS = 5  # a deep net makes other rounding visible from the sixth on
+CANARY_BATCH = 52  # in all more images than the 256 coordinates that one task makes of them
 TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
@@ -285,7 +285,7 @@ SOURCE = _source_digest()  # of the rooms that decide a run's numbers, as they w
 
 
 def canary(config: TrainConfig) -> list[float]:
-    """The losses of ten fp32 steps on the stand-in: they move when course_lib's training does.
+    """The losses of five fp32 steps on the stand-in: they move when course_lib's training does.
 
     They end before the first that is over twice the one at the start: from there on rounding
     decides, and another processor rounds otherwise.

@@ -41,10 +41,10 @@ def points(fraction: float, digits: int = 1) -> str:
 
 
 def level(value: float, metric: str) -> str:
-    """A value of `metric` with its unit: shares in per cent, losses in nats, the rest bare."""
+    """A value of `metric` with its unit: shares in per cent, the rest bare."""
     if metric.endswith(("accuracy", "share")):
         return percent(value)
-    return f"{value:.3g} nats" if metric.endswith("loss") else f"{value:.3g}"
+    return f"{value:.3g}"
 
 
 def difference(value: float, verdict: Verdict) -> str:
@@ -80,10 +80,13 @@ def _is_level(verdict: Verdict) -> bool:
     return verdict.kind == "number" or (verdict.kind == "always" and not verdict.than)
 
 
-def interval(verdict: Verdict) -> str:
-    """The 95 % interval of the effect; '–' where there is none."""
+def interval(verdict: Verdict, *, named: bool = False) -> str:
+    """The 95 % interval of the effect, with its name if asked; '–' where there is none."""
     if verdict.word == "not yet" or verdict.interval95 is None:
         return "–"
+    if named:
+        kind = "prediction interval" if verdict.kind == "number" else "interval"
+        return f"95 % {kind} {interval(verdict)}"
     low, high = verdict.interval95
     if verdict.kind in ("event", "diagnostic"):
         return f"{percent(low, 0)} to {percent(high, 0)}"
@@ -107,12 +110,11 @@ def sentence(verdict: Verdict) -> str:
     if verdict.word != "not yet":
         parts.append(effect(verdict))
     if interval(verdict) != "–":
-        name = "95 % prediction interval" if verdict.kind == "number" else "95 % interval"
-        parts.append(f"{name} {interval(verdict)}")
+        parts.append(interval(verdict, named=True))
     parts.append(runs_done(verdict))
     notes = [flips(verdict)]
     if verdict.word == "open" and effect(verdict) != verdict.detail:
-        notes.append(f"{verdict.detail}." if verdict.detail else "")
+        notes.append(f"{verdict.detail[0].upper()}{verdict.detail[1:]}." if verdict.detail else "")
     return ". ".join([" · ".join(parts), " ".join(filter(None, notes))]).removesuffix(". ")
 
 
@@ -123,7 +125,7 @@ def flips(verdict: Verdict) -> str:
     if verdict.kind == "number":
         if verdict.flips_at == 0.0:
             return f"The text's {level(verdict.threshold, verdict.metric)} lies inside."
-        return f"The text's figure lies {level(verdict.flips_at, verdict.metric)} outside."
+        return f"The text's figure lies {difference(verdict.flips_at, verdict).lstrip('+')} outside."
     if verdict.kind == "event":
         low, high = (percent(end, 0) for end in verdict.interval99)
         asked = percent(verdict.threshold, 0)
@@ -132,7 +134,7 @@ def flips(verdict: Verdict) -> str:
         at, asked = (
             difference(v, verdict).lstrip("+") for v in (verdict.flips_at, verdict.threshold)
         )
-        return f"Margin {asked}; the verdict would change at {at}."
+        return f"Margin {asked}; with a margin of {at} the word would change."
     return ""
 
 
@@ -189,7 +191,7 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
 
 
 def _numbers(verdict: Verdict) -> str:
-    shown = [effect(verdict), interval(verdict), runs_done(verdict)]
+    shown = [effect(verdict), interval(verdict, named=True), runs_done(verdict)]
     return " · ".join(text for text in shown if text != "–")
 
 

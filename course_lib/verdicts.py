@@ -285,7 +285,7 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
     return _made(
         contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
         interval99=prediction_interval(values, 0.99), flips_at=distance,
-        detail="prediction interval of one new run",
+        detail="" if narrow else "a prediction interval wider than ± 3 points decides nothing",
     )  # fmt: skip
 
 

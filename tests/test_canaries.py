@@ -11,7 +11,7 @@ from course_lib.training import TrainConfig
 def test_the_canary_notices_a_change_in_training():
     config = TrainConfig(model="mlp", model_options={"widths": (3072, 4, 10)})
     before = experiments.canary(config)
-    assert len(before) == 10 and before == experiments.canary(config)
+    assert len(before) == experiments.CANARY_STEPS and before == experiments.canary(config)
     assert experiments.canary(replace(config, momentum=0.8)) != before
 
 

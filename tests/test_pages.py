@@ -43,13 +43,13 @@ def test_numbers_carry_their_unit():
     assert pages.percent(0.4853) == "48.5 %"
     assert pages.points(-0.0321) == "−3.2 points"
     assert pages.level(0.25, "dead_share") == "25.0 %"
-    assert pages.level(2.302585, "train_loss") == "2.3 nats"
+    assert pages.level(2.302585, "train_loss") == "2.3"
 
 
 def test_a_verdict_as_a_sentence():
     assert pages.sentence(HOLDS) == (
         "**S1: holds** · +3.2 points · 95 % interval +2.0 points to +4.4 points · n = 10. "
-        "Margin 1.0 points; the verdict would change at 1.5 points."
+        "Margin 1.0 points; with a margin of 1.5 points the word would change."
     )
 
 

@@ -36,7 +36,7 @@ def some_arms(**options):
 
 def some_curves(**options):
     series = {"as posted": (STEPS, falling()), "quick": (STEPS, falling(1)[0])}
-    return plots.curves(series, **({"y_label": "loss", "y_unit": "nats"} | SAY | options))
+    return plots.curves(series, **({"y_label": "loss", "y_unit": "squares"} | SAY | options))
 
 
 def some_images(num=5):
@@ -156,7 +156,7 @@ def test_words_with_markup_are_shown_as_they_are():
     svg, caption = ElementTree.fromstring(figure._repr_html_())
     assert caption.text.startswith("a < b & 'c'.")
     assert svg.get("aria-label").startswith('5 > 3 & "quoted" ')
-    assert "$x_1$ & <y> (nats)" in words(figure)
+    assert "$x_1$ & <y> (squares)" in words(figure)
 
 
 def test_save_writes_the_svg_of_the_page_or_an_image(tmp_path):
@@ -288,7 +288,7 @@ def test_arms_draws_every_seed_in_percent_with_its_interval():
 
 def test_arms_counts_what_cannot_be_drawn_and_survives_few_seeds():
     values = {"a": [1.0, None, 3.0], "b": [np.inf], "c": [2.5]}
-    figure = plots.arms(values, metric="loss", unit="nats", **SAY)
+    figure = plots.arms(values, metric="loss", unit="squares", **SAY)
     assert "n = 1 to 3" in figure.caption.replace("\u00a0", " ")
     assert "2 not finite, left out" in figure.caption
     assert "no finite value" in words(figure) and "2.5" in words(figure)
