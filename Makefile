@@ -3,16 +3,18 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := .venv-bench/bin
 # The environment is up to date when the stamp for exactly these two files exists.
 STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d ' ' -f 1)
 MATHJAX := _build/extra/mathjax/tex-chtml-full.js
+BENCH_STAMP := .venv-bench/installed-$(shell cat tests/bench/requirements.txt | cksum | cut -d ' ' -f 1)
 LAB := .venv/share/jupyter/lab/settings/overrides.json
 
 # Two busy threads per process can be many times slower than one; pages run side by side instead.
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test strict lab data results lint clean
+.PHONY: book test strict lab data results bench lint clean
 .SILENT:
 
 book: $(STAMP) $(MATHJAX)  ## run what changed, build the pages
@@ -36,6 +38,9 @@ data: $(STAMP)  ## fetch CIFAR-10 into data/
 results: $(STAMP)  ## run what the studies still need; MERGE=path joins records
 	$(BIN)/python -m course_lib.experiments $(if $(MERGE),--merge "$(MERGE)") $(ARGS)
 
+bench: $(STAMP) $(BENCH_STAMP)  ## time the course against its peers; ARGS names rows
+	env -u OMP_NUM_THREADS $(BENCH)/python tests/bench/bench.py $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
@@ -49,6 +54,13 @@ $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq -r requirements.txt
 	rm -f .venv/installed-*
+	touch $@
+
+$(BENCH_STAMP):
+	echo "Installing the peers into .venv-bench (once, some minutes)"
+	test -x $(BENCH)/python || $(PYTHON) -m venv .venv-bench
+	$(BENCH)/python -m pip install -qq -r tests/bench/requirements.txt
+	rm -f .venv-bench/installed-*
 	touch $@
 
 # MathJax is copied out of an installed package: pages then need no network, and git holds no copy.

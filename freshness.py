@@ -90,7 +90,7 @@ def fingerprint(page: Path, reads: list[str], root: Path) -> str:
     text = page.read_text(encoding="utf-8")
     quoted = set(re.findall(r"[\"']([\w-]+)[\"']", text))
     records = (root / "chapters/results").glob("*.json")
-    named = [name_of(p, root) for p in records if p.stem.removesuffix("_gpu") in quoted]
+    named = [name_of(p, root) for p in records if p.stem.removesuffix(".gpu") in quoted]
     digest = hashlib.sha256()
     for name in sorted({name_of(page, root), "requirements.txt", *reads, *named}):
         digest.update(f"{name}\0{_content(root / name)}\n".encode())

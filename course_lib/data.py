@@ -335,7 +335,7 @@ def _write_cache(path: Path, held: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _torchvision() -> types.ModuleType:
+def import_torchvision() -> types.ModuleType:
     """torchvision, made importable where its CUDA build lies beside a CPU-only torch."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
@@ -350,7 +350,7 @@ def _torchvision() -> types.ModuleType:
 
 
 def _read_batches(source: Path, counts: dict[str, int]) -> tuple[str, dict[str, Tensor]]:
-    datasets, tensors = _torchvision().datasets, {}
+    datasets, tensors = import_torchvision().datasets, {}
     kind = datasets.CIFAR10
     listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
     for name, md5 in listed:  # before anything is unpickled; torchvision does not say which

@@ -56,7 +56,8 @@ def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = Tru
     start = time.monotonic()
     dataset = load_task(config)
     key = run_key(config.plain(), seed, tasks.default_base().identity)
-    checkpoint = CHECKPOINTS / f"{key}-{SOURCE}.pt"  # other code must not resume it
+    kind = torch.device(device).type
+    checkpoint = CHECKPOINTS / f"{key}-{SOURCE}-{kind}.pt"  # other code must not resume it
     trained = config if test else replace(config, val_history=False)  # tuning keeps no history
     result = training.train(trained, seed, dataset, device=device, checkpoint=checkpoint)
     kept = _kept(config, seed, result, dataset.to(device), device=device, test=test)
@@ -356,9 +357,10 @@ class Study:
 
     def record(self) -> dict:
         """This study's record, or an empty one. Raises RecordError if it is another study's."""
-        if not records.path_of(self.name).exists():
+        names = self.name, self.name + records.GPU
+        if not any(records.path_of(name).exists() for name in names):
             return records.empty(self.name, self.plan())
-        record = records.load(self.name)
+        record = records.shown(self.name)
         for part, value in self.plan().items():
             if record["analysis"].get(part) != value:
                 raise RecordError(
@@ -482,8 +484,8 @@ def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
     return [job for job in jobs if job.key(identity) not in record["runs"]]
 
 
-def bundles(jobs: list[Job]) -> list[list[Job]]:
-    """Jobs to be done together: replicas in groups of `REPLICAS`, every other job alone.
+def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
+    """Jobs to be done together: on the CPU replicas in groups of `REPLICAS`; every other job alone.
 
     Made from all planned jobs, so that a run has the same company, and so the same rounding,
     whenever the queue is stopped and started.
@@ -491,7 +493,7 @@ def bundles(jobs: list[Job]) -> list[list[Job]]:
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         company = job.config
-        if _gains_by_company(job.config):
+        if device == "cpu" and _gains_by_company(job.config):
             company = replicas.shared_part(job.config)
         groups.setdefault((job.phase, job.seed, str(company)), []).append(job)
     parts = [(group, range(0, len(group), REPLICAS)) for group in groups.values()]
@@ -516,21 +518,21 @@ def work(jobs: list[Job], device: str = "cpu") -> list[dict]:
     return [{"arm": j.arm, "phase": j.phase, **r} for j, r in zip(jobs, runs, strict=True)]
 
 
-def compute(study: Study, executor: Executor, *, say=print) -> dict:
+def compute(study: Study, executor: Executor, *, device: str = "cpu", say=print) -> dict:
     """Run what is pending and write each run as it comes. Stop and start it as you like.
 
-    `executor` is any `concurrent.futures.Executor`. Raises DataMissing without CIFAR-10, and
-    RecordError where the record was made on other data.
+    `executor` is any `concurrent.futures.Executor`. What a GPU does goes to a record of its own.
+    Raises DataMissing without CIFAR-10, and RecordError where the record was made on other data.
     """
     base = data.load_cifar10()
-    record = _open_record(study, base)
-    _adopt(study, record, base.identity)
+    record = _open_record(study, base, device)
+    _adopt(study, record, base.identity, device)
     while jobs := pending(study, record, base.identity):
-        say(f"{study.name}: {len(jobs)} runs pending, about {_estimate(jobs)}")
+        say(f"{study.name}: {len(jobs)} runs pending, about {_estimate(jobs, device)}")
         start, left = time.monotonic(), len(jobs)
-        groups = bundles(planned(study, record, base.identity))
+        groups = bundles(planned(study, record, base.identity), device)
         open_groups = [group for group in groups if any(job in jobs for job in group)]
-        futures = {executor.submit(work, group): group for group in open_groups}
+        futures = {executor.submit(work, group, device): group for group in open_groups}
         for future in as_completed(futures):
             group = futures[future]
             done = {j.key(base.identity): r for j, r in zip(group, future.result(), strict=True)}
@@ -545,14 +547,15 @@ def compute(study: Study, executor: Executor, *, say=print) -> dict:
     return record
 
 
-def _open_record(study: Study, base: data.Dataset) -> dict:
+def _open_record(study: Study, base: data.Dataset, device: str = "cpu") -> dict:
     """The study's record with the page's present plan and canaries, saved before the first run."""
-    there = records.path_of(study.name).exists()
-    record = records.load(study.name) if there else records.empty(study.name, {})
+    name = study.name if device == "cpu" else study.name + records.GPU
+    there = records.path_of(name).exists()
+    record = records.load(name) if there else records.empty(name, {})
     others = [run["data"] for run in record["runs"].values()]
     if other := next((data for data in others if data["identity"] != base.identity), None):
         raise RecordError(
-            f"record {study.name!r} was made on {other['name']} ({other['identity']}), here lies "
+            f"record {name!r} was made on {other['name']} ({other['identity']}), here lies "
             f"{base.name} ({base.identity}); move the record away to start one of your own"
         )
     record["analysis"] = {**study.plan(), "tuned": _tuned(study, record, base.identity)}
@@ -561,30 +564,31 @@ def _open_record(study: Study, base: data.Dataset) -> dict:
     return record
 
 
-def _adopt(study: Study, record: dict, identity: str) -> None:
+def _adopt(study: Study, record: dict, identity: str, device: str) -> None:
     """Take over from other records the runs that are pending here: no run is made twice."""
-    known = {k: run for other in records.load_all().values() for k, run in other["runs"].items()}
+    made = [item for other in records.load_all().values() for item in other["runs"].items()]
+    known = {key: run for key, run in made if run["device"] == _device_name(device)}
     for job in pending(study, record, identity):
-        if (run := known.get(job.key(identity))) and run["device"] == "cpu":
+        if run := known.get(job.key(identity)):
             record["runs"][job.key(identity)] = {**run, "arm": job.arm, "phase": job.phase}
     records.save(record)
 
 
-def _estimate(jobs: list[Job]) -> str:
+def _estimate(jobs: list[Job], device: str) -> str:
     """Time for `jobs` on these cores, from ten timed steps of each arm."""
     seconds = {job.arm: job.config for job in jobs}
-    seconds = {arm: _time_run(config) for arm, config in seconds.items()}
+    seconds = {arm: _time_run(config, device) for arm, config in seconds.items()}
     total = sum(seconds[job.arm] for job in jobs)
     return f"{_clock(total / _workers())} on {_workers()} cores"
 
 
-def _time_run(config: TrainConfig) -> float:
+def _time_run(config: TrainConfig, device: str) -> float:
     """Seconds that one run of `config` will take, extrapolated from ten steps."""
     dataset = load_task(config)
     short = replace(dataset, train=training.first_examples(dataset.train, 10 * config.batch_size))
     for _ in range(2):  # the first round pays for set-up
         start = time.monotonic()
-        training.train(replace(config, epochs=1, probe_until=0), 0, short)
+        training.train(replace(config, epochs=1, probe_until=0), 0, short, device=device)
     steps = math.ceil(len(dataset.train) / config.batch_size) * config.epochs
     return (time.monotonic() - start) / 10 * steps * 1.1  # evaluation adds about a tenth
 
@@ -645,6 +649,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--renew-canaries", action="store_true", help="after a change of training that is meant"
     )
+    parser.add_argument("--device", default="cpu", help="where runs are made; 'cuda' for a GPU")
     options = parser.parse_args(arguments)
     if options.merge:
         print(f"merged into {records.merge(options.merge).name}")
@@ -657,6 +662,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.list:
         _list_pending(chosen)
         return
+    training.check_device(options.device)
     torch.set_num_threads(1)
     if options.renew_canaries:
         for study in (s for s in chosen if records.path_of(s.name).exists()):
@@ -667,7 +673,7 @@ def main(arguments: list[str] | None = None) -> None:
         initargs=(1,),
     ) as pool:  # fmt: skip
         for study in chosen:
-            compute(study, pool)
+            compute(study, pool, device=options.device)
 
 
 def _list_pending(studies: list[Study]) -> None:

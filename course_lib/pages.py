@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -125,7 +125,9 @@ def flips(verdict: Verdict) -> str:
     if verdict.kind == "number":
         if verdict.flips_at == 0.0:
             return f"The text's {level(verdict.threshold, verdict.metric)} lies inside."
-        return f"The text's figure lies {difference(verdict.flips_at, verdict).lstrip('+')} outside."
+        return (
+            f"The text's figure lies {difference(verdict.flips_at, verdict).lstrip('+')} outside."
+        )
     if verdict.kind == "event":
         low, high = (percent(end, 0) for end in verdict.interval99)
         asked = percent(verdict.threshold, 0)
@@ -152,8 +154,11 @@ def pill(word: str) -> str:
 
 
 def recorded(study: str) -> dict[str, Verdict]:
-    """The verdicts on every claim of a study, by claim, from its record alone."""
-    record = records.load(study)
+    """The verdicts on every claim of a study, by claim, from the record that pages show."""
+    return _verdicts(records.shown(study))
+
+
+def _verdicts(record: dict) -> dict[str, Verdict]:
     runs = Runs(record)
     return {
         claim: judge(claim, Contrast(**plain), runs, record["analysis"]["seeds"])
@@ -220,14 +225,31 @@ class Row:
 
 
 def judged() -> dict[str, tuple[Verdict, list[dict]]]:
-    """Every contrast of every record, judged now: claim id -> (verdict, the runs it rests on)."""
-    found = {}
-    for name, record in records.load_all().items():
-        runs = Runs(record)
-        for claim, verdict in recorded(name).items():
+    """Every contrast of every record, judged now: claim id -> (verdict, the runs it rests on).
+
+    Where a CPU and a GPU made all runs of a study, the CPU's verdict stands under the claim, and
+    the GPU's beside it under "S1 @ GPU".
+    """
+    found, everything = {}, records.load_all()
+    for name, record in everything.items():
+        mark, runs = _device_mark(name, everything), Runs(record)
+        for claim, verdict in _verdicts(record).items():
+            if mark and verdict.word == "not yet":
+                continue
             arms = Contrast(**record["analysis"]["contrasts"][claim]).arms()
-            found[claim] = (verdict, [run for arm in arms for run in runs.of(arm)])
+            claim = claim + mark.replace(" @", ",") if " @ " in claim else claim + mark
+            used = [run for arm in arms for run in runs.of(arm)]
+            found[claim] = (replace(verdict, claim=claim), used)
     return found
+
+
+def _device_mark(name: str, everything: Mapping) -> str:
+    """What to add to the claims of a record that is not the one shown of its study."""
+    study = name.removesuffix(records.GPU)
+    alone = not {study, study + records.GPU} <= everything.keys()
+    if alone or records.shown(study)["study"] == name:
+        return ""
+    return " @ CPU" if name == study else " @ GPU"
 
 
 def board_rows() -> list[Row]:

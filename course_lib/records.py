@@ -16,6 +16,7 @@ from pathlib import Path
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 RESULTS = CHAPTERS / "results"
 FORMAT = 1
+GPU = ".gpu"  # ends the name of a record that a GPU made: a pair of arms never mixes devices
 MAX_BYTES = 300_000  # a record above this does not belong in git
 RUN_PARTS = {"arm", "seed", "phase", "config", "metrics"}  # what reading a run relies on
 MEASURED = ("metrics", "history", "probes", "seconds")  # rounded; all else must equal the page's
@@ -54,6 +55,24 @@ def load(study: str) -> dict:
         known = ", ".join(sorted(p.stem for p in RESULTS.glob("*.json"))) or "none"
         raise RecordError(f"no record of study {study!r} (records: {known}); run `make results`")
     return read(path)
+
+
+def shown(study: str) -> dict:
+    """The record that pages show: the GPU's where only that one has every judged run, else the CPU's.
+
+    Raises RecordError as `load` does.
+    """
+    if not path_of(study + GPU).exists():
+        return load(study)
+    gpu = load(study + GPU)
+    if not path_of(study).exists() or (_is_complete(gpu) and not _is_complete(load(study))):
+        return gpu
+    return load(study)
+
+
+def _is_complete(record: Mapping) -> bool:
+    runs, analysis = Runs(record), record["analysis"]
+    return all(len(runs.of(arm)) >= analysis["seeds"] for arm in analysis["arms"])
 
 
 def load_all() -> dict[str, dict]:

@@ -67,7 +67,7 @@ def test_every_record_belongs_to_a_study_and_every_contrast_to_a_claim():
     known = {row["id"] for row in pages.load_claims()}
     known |= {part["id"] for row in pages.load_claims() for part in row.get("parts", [])}
     for name in records.load_all():
-        assert name.removesuffix("_gpu") in studies
+        assert name.removesuffix(".gpu") in studies
     for study in studies.values():
         assert {claim.split(" @ ")[0] for claim in study.claims} <= known
         study.record()  # raises where page and record differ

@@ -306,7 +306,7 @@ def test_failed_write_leaves_the_old_cache(tree, monkeypatch):
 
 def plant_batches(root: Path, monkeypatch, train=None) -> set[tuple[str, int, bytes]]:
     """Pickles in the layout of CIFAR-10, their digests planted in torchvision."""
-    kind, rng, planted = data._torchvision().datasets.CIFAR10, np.random.default_rng(3), set()
+    kind, rng, planted = data.import_torchvision().datasets.CIFAR10, np.random.default_rng(3), set()
     (root / data.BATCHES).mkdir(parents=True)
     digests = {}
     for split, name in (("train", "data_batch_1"), ("test", "test_batch")):

@@ -478,6 +478,23 @@ def test_small_nets_of_one_seed_are_done_together(base):
     assert ours["config"] == json.loads(json.dumps(alone["config"]))
 
 
+def test_a_gpu_takes_every_job_alone_and_its_runs_into_a_record_of_its_own(base, monkeypatch):
+    arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 4)}
+    study = Study("tiny", arms, seeds=1)
+    compute(study)
+    groups = experiments.bundles(experiments.planned(study, study.record(), base.identity), "cuda")
+    assert [len(group) for group in groups] == [1, 1, 1]
+    monkeypatch.setattr(experiments, "_device_name", lambda device: "a GPU")
+    record = experiments._open_record(study, base, "cuda")
+    experiments._adopt(study, record, base.identity, "cuda")
+    assert record["study"] == "tiny.gpu" and not record["runs"]  # none of the CPU's runs
+
+
+def test_a_device_that_is_not_there_is_named(base, capsys):
+    with pytest.raises(ValueError, match="device is 'cuda', but this machine has no CUDA device"):
+        experiments.main(["--device", "cuda"])
+
+
 def test_a_run_keeps_its_company_when_the_queue_is_taken_up_again(base):
     arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 4)}
     study = Study("tiny", arms, seeds=1)

@@ -61,7 +61,7 @@ def changes(root, name, text="changed = 1\n", reads=READS):
         "requirements.txt",
         "chapters/page.md",
         "chapters/results/noise.json",
-        "chapters/results/noise_gpu.json",  # new, beside a record that the page names
+        "chapters/results/noise.gpu.json",  # new, beside a record that the page names
     ],
 )
 def test_what_a_page_uses_makes_it_stale(root, name):

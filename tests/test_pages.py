@@ -98,6 +98,15 @@ def test_a_row_that_equals_another_shares_its_verdict(results):
     assert words["S3"] == words["S10"] == "holds"
 
 
+def test_where_two_devices_judged_a_claim_both_are_shown(results):
+    ours = make_record("made_up", accuracy=0.5)
+    records.save(ours)
+    records.save({**make_record("made_up", accuracy=0.9), "study": "made_up.gpu"})
+    (row,) = [row for row in pages.board_rows() if row.claim["id"] == "S1"]
+    assert row.word == "holds"
+    assert [(v.claim, v.word) for v in row.boundaries] == [("S1 @ GPU", "fails")]
+
+
 def test_a_setting_is_shown_as_a_boundary(results):
     records.save(make_record("made_up", accuracy=0.5, claim="S1 @ batch 50"))
     (row,) = [row for row in pages.board_rows() if row.claim["id"] == "S1"]

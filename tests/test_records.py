@@ -508,3 +508,15 @@ def test_reading_needs_neither_torch_nor_numpy():
         cwd=Path(__file__).parents[1],
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_pages_show_the_gpu_where_it_alone_has_every_run(results):
+    half, whole = a_record(a_run()), a_record(*(a_run(arm, n) for arm in CONFIGS for n in (0, 1)))
+    records.save(half)
+    assert records.shown("tiny")["study"] == "tiny"
+    records.save({**whole, "study": "tiny.gpu"})
+    assert records.shown("tiny")["study"] == "tiny.gpu"
+    records.save({**whole, "runs": {**half["runs"], **whole["runs"]}})
+    assert records.shown("tiny")["study"] == "tiny"
+    with pytest.raises(RecordError, match="no record of study 'other'"):
+        records.shown("other")

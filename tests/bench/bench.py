@@ -1,0 +1,144 @@
+"""`make bench`: the course and what people would use instead, in turn, in one run.
+
+Each contestant lives in a process of its own, and only one works at a time: peer, ours, peer, ours.
+Importing, reading the images and building the net are not timed; training is, the start of loader
+workers included. A ratio of times counts only if both ends are equally accurate.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib import import_module, metadata
+from multiprocessing import get_context
+from pathlib import Path
+
+from work import Outcome, Work, log
+
+RECORD = Path(__file__).parents[2] / "chapters" / "results" / "bench" / "cpu.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: `peer` and `ours` name functions; the target is peer time / our time."""
+
+    what: str
+    peer: str
+    ours: str
+    work: Work
+    target: float
+    clock: str = "seconds"
+    repeats: int = 5
+    at_most: bool = False  # the target is a ceiling of ours / peer, by the interval's upper end
+
+
+LONG, QUARTER = Work(epochs=20), Work(num_train=12_500)
+NARROW = Work(hidden=30, num_train=10_000, epochs=5)
+FRAMEWORKS = {"lightning": "Lightning", "skorch": "skorch", "keras": "Keras on torch",
+              "fastai": "fastai"}  # fmt: skip
+SERIAL = "ours.serial_build"
+
+
+def rows() -> dict[str, Row]:
+    """Every comparison, by name; the targets were set before the first measurement."""
+    thread = partial(Row, ours="ours.train", work=LONG)
+    loader = partial(Row, peer="peers.thread_loader", ours="ours.loader")
+    found = {
+        "thread": thread("S net, the thread's loop", "peers.thread_loop", target=2.4),
+        "thread_tuned": thread("the same, tuned", "peers.thread_loop_tuned", target=1.8),
+        "loader": loader("loader alone", work=QUARTER, target=14),
+        "loader_moved": loader("the same, moved", work=replace(QUARTER, augment=True), target=15),
+        "conv": Row(
+            "all-convolutional net, a tenth of an epoch", "peers.conv_plain", "ours.conv",
+            Work(num_train=5000, batch_size=128), 2.1,
+        ),
+        "hand_written": Row(
+            "a hand-written loop, processor time", "peers.hand_written", "ours.train",
+            Work(num_train=10_000, epochs=4), 1.05, "cpu_seconds", 15, True,
+        ),
+    }  # fmt: skip
+    for hidden, target in {300: 1.3, 30: 2.5, 8: 4.0}.items():
+        work = Work(hidden=hidden, num_train=5000, replicas=32)
+        what = f"32 replicas, {hidden} hidden units"
+        found[f"replicas_{hidden}"] = Row(what, "ours.one_by_one", "ours.together", work, target)
+    for name in (f"{peer}{tuned}" for peer in FRAMEWORKS for tuned in ("", "_tuned")):
+        what = f"{FRAMEWORKS[name.split('_')[0]]}, 30 hidden units{', tuned' * ('_' in name)}"
+        found[name] = Row(what, f"peers.{name}", "ours.train", NARROW, 2.0)
+    book = partial(Row, peer=SERIAL, work=Work(), repeats=3)
+    found["book_cold"] = book("the book, cold", ours="ours.make_book", target=1.6)
+    again = book("the book, nothing changed", ours="ours.make_book_again", target=30)
+    return found | {"book_again": again}
+
+
+def contest(name: str, work: Work, seed: int) -> Outcome:
+    """Run one contestant; called in its own process."""
+    module, function = name.split(".")
+    return getattr(import_module(module), function)(work, seed)
+
+
+def run_row(row: Row) -> dict:
+    """The pairs of a row, in turn; the first pair warms up and is dropped."""
+    single = {"max_workers": 1, "mp_context": get_context("spawn")}
+    pairs = []
+    with ProcessPoolExecutor(**single) as peer, ProcessPoolExecutor(**single) as ours:
+        for seed in range(row.repeats + 1):
+            pair = [
+                pool.submit(contest, name, row.work, seed).result()
+                for pool, name in ((peer, row.peer), (ours, row.ours))
+            ]
+            log(f"  {seed}: " + ", ".join(f"{o.seconds:.2f} s, {o.accuracy}" for o in pair))
+            pairs.append([asdict(outcome) for outcome in pair])
+        rates = ours.submit(_rates).result()
+    return {**asdict(row), "pairs": pairs[1:], "rates": rates, "gflop": _gflop(row)}
+
+
+def _rates() -> dict[str, float]:
+    return import_module("ours").rates()
+
+
+def _gflop(row: Row) -> float | None:
+    whole = row.ours in ("ours.train", "ours.together")
+    return import_module("ours").gflop(row.work) if whole else None
+
+
+def machine() -> dict:
+    """What the figures hold for."""
+    import torch
+
+    peers = ("torch", "torchvision", "lightning", "skorch", "keras", "fastai")
+    model = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "processor": model[0].split(": ")[1] if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in peers},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", help=f"default: all of {', '.join(rows())}")
+    known = rows()
+    chosen = parser.parse_args().rows or list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"rows: {', '.join(unknown)} unknown; known: {', '.join(known)}")
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": {}}
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["BENCH_TMP"] = place
+        for name in chosen:
+            log(f"{name}: {known[name].what}")
+            record["rows"][name] = run_row(known[name]) | {"machine": machine()}
+            RECORD.parent.mkdir(parents=True, exist_ok=True)
+            RECORD.write_text(json.dumps(record, indent=1) + "\n")  # row by row: a stop loses one
+
+
+if __name__ == "__main__":
+    main()
