@@ -58,7 +58,7 @@ def load(study: str) -> dict:
 
 
 def shown(study: str) -> dict:
-    """The record that pages show: the GPU's where only that one has every judged run, else the CPU's.
+    """The record that pages show: the GPU's where it alone has every judged run, else the CPU's.
 
     Raises RecordError as `load` does.
     """
