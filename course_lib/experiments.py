@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from course_lib import data, diagnostics, models, records, replicas, tasks, training
+from course_lib import data, diagnostics, graphs, models, records, replicas, tasks, training
 from course_lib.records import RecordError, Runs, run_key
 from course_lib.training import TrainConfig
 from course_lib.verdicts import Contrast, Verdict, judge
@@ -276,7 +276,7 @@ def _device_name(device: str) -> str:
 
 
 def _source_digest() -> str:
-    rooms = (data, tasks, models, diagnostics, training, replicas)
+    rooms = (data, tasks, models, diagnostics, graphs, training, replicas)
     files = [*(room.__file__ for room in rooms), __file__]
     joined = b"".join(Path(file).read_bytes() for file in files)
     return hashlib.sha256(joined).hexdigest()[:12]

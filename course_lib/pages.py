@@ -22,8 +22,8 @@ from course_lib.records import CHAPTERS, Runs
 from course_lib.verdicts import Contrast, Verdict, combine, judge
 
 ROOMS = (  # in the order of the imports
-    "standin", "data", "tasks", "models", "diagnostics", "training", "replicas", "records",
-    "verdicts", "experiments", "plots", "pages",
+    "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
+    "records", "verdicts", "experiments", "plots", "pages",
 )  # fmt: skip
 
 

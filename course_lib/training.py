@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_lib import data, diagnostics, models
+from course_lib import data, diagnostics, graphs, models
 from course_lib.data import Dataset, Split
 
 EVAL_BATCH = 1000
 PROBE_INPUTS = 2000  # probes read the first 2,000 training examples, always the same ones
+RECORDINGS = {"cuda": graphs.record_cuda}  # kinds of device that replay their steps
 STATE = ("epoch", "history", "probes", "sharpness")  # plain parts of a run that a checkpoint holds
 CHECKPOINT_SECONDS = 60.0  # a run that lasts longer writes a checkpoint after its epochs
 
@@ -447,6 +448,10 @@ class _Run:
         self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
         self.loss_fn = _lookup("loss", config.loss, LOSSES)
         _check_targets(config.loss, dataset.train.targets)
+        self.step = self._step
+        if device.type in RECORDINGS and not (config.lr_doses or config.forget_at):
+            graphs.make_recordable(self.optimizer)
+            self.step = graphs.Graphed(self._step, RECORDINGS[device.type])
         self.batches_per_epoch = math.ceil(len(self.train_split) / config.batch_size)
         self.epoch, self.diverged_step, self.saved_at = 0, None, time.monotonic()
         self.probe_steps = probe_steps(config.probe_until)
@@ -457,7 +462,8 @@ class _Run:
         self._set_dose(epoch)
         if epoch and epoch == self.config.forget_at:
             self.optimizer.state.clear()
-        model, config = self.model.train(), self.config
+        config = self.config
+        self.model.train()
         device = self.train_split.targets.device
         losses = torch.empty(self.batches_per_epoch, device=device)
         num_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -470,16 +476,20 @@ class _Run:
             if step in self.probe_steps:
                 self._read_probes(step)
             self._set_lr(step)
-            with self.autocast:
-                outputs = model(self.prepare(inputs))
-                loss = self.loss_fn(outputs, targets)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            models.apply_max_norm(model)
-            losses[index] = loss.detach()
-            num_correct += _num_correct(outputs, targets)
+            losses[index], right = self.step(inputs, targets)
+            num_correct += right
         self._close_epoch(epoch, losses.cpu(), num_correct.item())
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on one batch; its loss and how many classes were right before it."""
+        with self.autocast:
+            outputs = self.model(self.prepare(inputs))
+            loss = self.loss_fn(outputs, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        models.apply_max_norm(self.model)
+        return loss.detach(), _num_correct(outputs, targets)
 
     def _set_dose(self, epoch: int) -> None:
         """Set lr to the dose due now: 1 is the limit 2 (1 + momentum) / sharpness, above which
@@ -500,7 +510,11 @@ class _Run:
             return
         factor = self.schedule(step, self.config.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            lr = group.setdefault("initial_lr", float(group["lr"])) * factor
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(lr)  # in place: a recorded step reads this very tensor
+            else:
+                group["lr"] = lr
 
     def _read_probes(self, step: int) -> None:
         readings = probe(self.model, self.probe_split, self.prepare, loss_fn=self.loss_fn)
@@ -551,6 +565,8 @@ class _Run:
         state = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.step, graphs.Graphed):
+            graphs.make_recordable(self.optimizer)  # a checkpoint is read to the CPU
         self.order.set_state(state["order"])
         self.crops.set_state(state["crops"])
         torch.set_rng_state(state["rng"])
