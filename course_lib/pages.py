@@ -96,11 +96,11 @@ def interval(verdict: Verdict, *, named: bool = False) -> str:
 
 
 def runs_done(verdict: Verdict) -> str:
-    """'n = 20', or 'k of n runs' while some are missing."""
+    """'n = 20', or 'k of n runs made' while some are missing."""
     if verdict.needed == 0:
         return "no runs needed"
     if verdict.word == "not yet":
-        return f"{min(verdict.n, verdict.needed)} of {verdict.needed} runs"
+        return f"{min(verdict.n, verdict.needed)} of {verdict.needed} runs made"
     return f"n = {verdict.n}"
 
 

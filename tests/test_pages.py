@@ -55,7 +55,7 @@ def test_a_verdict_as_a_sentence():
 
 def test_not_yet_shows_how_many_runs_there_are():
     verdict = replace(HOLDS, word="not yet", n=4)
-    assert pages.sentence(verdict) == "**S1: not yet** · 4 of 10 runs"
+    assert pages.sentence(verdict) == "**S1: not yet** · 4 of 10 runs made"
 
 
 def test_every_kind_and_word_makes_a_sentence():
