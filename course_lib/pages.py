@@ -119,7 +119,7 @@ def sentence(verdict: Verdict) -> str:
 
 
 def flips(verdict: Verdict) -> str:
-    """At which margin another word would stand here."""
+    """What the word rests on, and the margin at which another would stand here."""
     if verdict.flips_at is None or verdict.word == "not yet":
         return ""
     if verdict.kind == "number":
@@ -133,10 +133,11 @@ def flips(verdict: Verdict) -> str:
         asked = percent(verdict.threshold, 0)
         return f"The 99 % interval, {low} to {high}, is held against {asked}."
     if verdict.kind in ("better", "same"):
-        at, asked = (
-            difference(v, verdict).lstrip("+") for v in (verdict.flips_at, verdict.threshold)
-        )
-        return f"Margin {asked}; with a margin of {at} the word would change."
+        low, high = (difference(end, verdict) for end in verdict.interval99)
+        asked = difference(verdict.threshold, verdict).lstrip("+")
+        flip = difference(verdict.flips_at, verdict).lstrip("+")
+        beyond = f"; the word flips at {flip}" if verdict.flips_at > 0 else ""
+        return f"The 99 % interval, {low} to {high}, is held against a margin of {asked}{beyond}."
     return ""
 
 

@@ -177,7 +177,7 @@ def curves(
     several = [len(y) for _, y in series_by_arm.values() if np.ndim(y[0])]
     notes = [_n(several), "thin lines are seeds, thick lines their median"] if several else []
     if any(np.isnan(runs).any() for _, runs in drawn.values()):
-        notes.append("× marks where a run diverged")
+        notes.append("×: the last point of a line before a run diverged")
     return _finish(axes, ax, alt, caption, "; ".join(notes))
 
 
