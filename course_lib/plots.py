@@ -270,14 +270,14 @@ def verdict_bars(
         raise ValueError("rows or holds is empty: pass one row or more, and one edge or two")
     for row, (label, numbers) in enumerate(rows.items()):
         _interval(axes, -row, label, numbers, scale, sign="+" if zero else "")
-    for x in edges:
-        axes.axvline(x, **_REFERENCE)
-    if zero:
-        axes.axvline(0, **_REFERENCE | {"ls": "-"})
+    heights = -np.arange(len(rows))
+    for x, style in [*((edge, _REFERENCE["ls"]) for edge in edges), *([(0, "-")] if zero else [])]:
+        line = _REFERENCE | {"ls": style}  # beside the bars only, so that no word is struck out
+        axes.vlines([x] * len(rows), heights - 0.25, heights + 0.25, **line)
     axes.margins(x=0.12)
     limits = axes.get_xlim()
     low, high = (e if h is None else scale * h for h, e in zip(holds, limits, strict=True))
-    axes.barh(-np.arange(len(rows)), high - low, 0.4, low, color=PALETTE[3], alpha=0.35, lw=0)
+    axes.barh(heights, high - low, 0.4, low, color=PALETTE[3], alpha=0.35, lw=0)
     side = "right" if holds[1] is None else "left" if holds[0] is None else "center"
     axes.set_title(holds_label, loc=side)
     axes.set(xlabel=_with_unit(metric, unit), yticks=[], xlim=limits, ylim=(0.6 - len(rows), 0.85))
