@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from course_lib import models, tasks, training
 from course_lib.data import Dataset, to_float
-from course_lib.faults import ALL, FAULTS, Setup, replace_modules, scale_lr, standardise
+from course_lib.faults import FAULTS, Setup, replace_modules, scale_lr, standardise
 from course_lib.training import TrainConfig
 
 _IMAGES = TrainConfig(
@@ -69,10 +69,15 @@ LOSSES = {"cross_entropy": F.cross_entropy, "mse": l2, "l2": l2, "l1": l1}
 # --- healthy controls -------------------------------------------------------------------------
 
 # Accuracy, or share of variance explained (R²), of the nets above with seed `SCREENING_SEED`.
-REFERENCE = {"mlp": 0.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0}
+REFERENCE = {"mlp": 0.396, "cnn": 0.424, "resnet": 0.368, "regression": 0.901}
 HEALTHY = 0.8  # of the reference, both counted from what guessing gives
 SCREENING_SEED = 1000  # runs that judge use seeds from 0 on
-REJECTED: dict[str, tuple[int, ...]] = {net: () for net in ALL}  # draws that were not healthy
+REJECTED: dict[str, tuple[int, ...]] = {  # draws that were not healthy
+    "mlp": (10,),
+    "cnn": (),
+    "resnet": (),  # not screened yet
+    "regression": (),
+}
 
 
 def guessing(net: str) -> float:
