@@ -75,7 +75,7 @@ SCREENING_SEED = 1000  # runs that judge use seeds from 0 on
 REJECTED: dict[str, tuple[int, ...]] = {  # draws that were not healthy
     "mlp": (10,),
     "cnn": (),
-    "resnet": (),  # not screened yet
+    "resnet": (),
     "regression": (),
 }
 
