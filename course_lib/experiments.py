@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
-from course_lib import data, diagnostics, graphs, models, records, replicas, tasks, training
+from course_lib import data, diagnostics, models, records, replicas, tasks, training, zoo
 from course_lib.records import RecordError, Runs, run_key
 from course_lib.training import TrainConfig
 from course_lib.verdicts import Contrast, Verdict, judge
+from course_lib.zoo import Case
 
 CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
 TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds stay fresh
@@ -51,8 +52,10 @@ def load_task(config: TrainConfig, base: data.Dataset | None = None) -> data.Dat
     return tasks.load(config.task, base, **sizes)
 
 
-def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = True) -> dict:
+def run(config: TrainConfig | Case, seed: int, *, device: str = "cpu", test: bool = True) -> dict:
     """One run, as a record keeps it. `test=False` (tuning) leaves the test set unread."""
+    if isinstance(config, Case):
+        return _run_case(config, seed, device)
     start = time.monotonic()
     dataset = load_task(config)
     key = run_key(config.plain(), seed, tasks.default_base().identity)
@@ -62,6 +65,16 @@ def run(config: TrainConfig, seed: int, *, device: str = "cpu", test: bool = Tru
     result = training.train(trained, seed, dataset, device=device, checkpoint=checkpoint)
     kept = _kept(config, seed, result, dataset.to(device), device=device, test=test)
     return kept | {"seconds": time.monotonic() - start}
+
+
+def _run_case(case: Case, seed: int, device: str) -> dict:
+    """One run of the zoo, which reads no test set."""
+    if device != "cpu":
+        raise ValueError(f"device is {device!r}; the zoo's nets are small: run them on 'cpu'")
+    start = time.monotonic()
+    seen = {"metrics": zoo.run(case, seed), "history": {}, "probes": {}}
+    name = load_task(zoo.NETS[case.net]).name
+    return _stamped(case, seed, name, seen) | {"seconds": time.monotonic() - start}
 
 
 def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) -> list[dict]:
@@ -77,16 +90,27 @@ def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) ->
 
 def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> dict:
     """What a record keeps of a run, but for the time it took; of a tuning run only its end."""
-    base = tasks.default_base()
-    return {
-        "seed": seed,
-        "config": config.plain(),
-        "data": {"name": dataset.name, "identity": base.identity},
+    seen = {
         "metrics": final_metrics(config, result, dataset, test=test),
         "history": since_dose(config, result.history) if test else {},
         "probes": result.probes if test else {},
+    }
+    precision = training.precision_on(torch.device(device), config.precision)
+    return _stamped(config, seed, dataset.name, seen, device, precision)
+
+
+def _stamped(
+    config: TrainConfig | Case, seed: int, data_name: str, seen: Mapping, device="cpu",
+    precision="fp32",
+) -> dict:  # fmt: skip
+    """What was seen in a run, with all that says where it comes from."""
+    return {
+        "seed": seed,
+        "config": config.plain(),
+        "data": {"name": data_name, "identity": tasks.default_base().identity},
+        **seen,
         "device": _device_name(device),
-        "precision": training.precision_on(torch.device(device), config.precision),
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "source": SOURCE,
@@ -276,31 +300,42 @@ def _device_name(device: str) -> str:
 
 
 def _source_digest() -> str:
-    rooms = (data, tasks, models, diagnostics, graphs, training, replicas)
-    files = [*(room.__file__ for room in rooms), __file__]
-    joined = b"".join(Path(file).read_bytes() for file in files)
+    rooms = ("data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
+             "faults", "zoo", "experiments")  # fmt: skip
+    joined = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
     return hashlib.sha256(joined).hexdigest()[:12]
 
 
 SOURCE = _source_digest()  # of the rooms that decide a run's numbers, as they were imported
 
 
-def canary(config: TrainConfig) -> list[float]:
+def canary(config: TrainConfig | Case) -> list[float]:
     """The losses of five fp32 steps on the stand-in: they move when course_lib's training does.
 
     They end before the first that is over twice the one at the start: from there on rounding
     decides, and another processor rounds otherwise.
     """
+    found = _case_losses(config) if isinstance(config, Case) else _losses(config)
+    losses = [float(f"{loss:.5g}") for loss in found]
+    calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0], losses)
+    return list(calm)
+
+
+def _losses(config: TrainConfig) -> list[float]:
     doses = tuple((0, dose) for _, dose in config.lr_doses[-1:])
     small = replace(
         config, lr_doses=doses, num_train=CANARY_STEPS * CANARY_BATCH, num_val=0, num_test=20,
         precision="fp32", epochs=1, batch_size=CANARY_BATCH, probe_until=CANARY_STEPS - 1,
     )  # fmt: skip
     dataset = load_task(small, _canary_base())
-    result = training.train(small, 0, dataset)
-    losses = [float(f"{loss:.5g}") for loss in result.probes["loss"]]
-    calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0], losses)
-    return list(calm)
+    return training.train(small, 0, dataset).probes["loss"]
+
+
+def _case_losses(case: Case) -> list[float]:
+    sizes = {"num_train": (CANARY_STEPS - 1) * CANARY_BATCH, "num_val": CANARY_BATCH}
+    config = replace(zoo.control(case.net, case.control), **sizes)
+    changes = {**case.changes, "epochs": CANARY_STEPS, "max_steps": CANARY_STEPS}
+    return zoo.train(zoo.build_from(config, case.fault, 0, _canary_base(), **changes)).losses
 
 
 def canaries(study: "Study") -> dict[str, list[float]]:
@@ -321,14 +356,14 @@ def _canary_base() -> data.Dataset:
 class Study:
     """An experiment as a page writes it down: the only place where it stands.
 
-    `arms`: name -> TrainConfig. `claims`: claim id -> Contrast; an id may carry a setting, as in
-    "S2 @ batch 50", which the board shows as a boundary. `tune`: field -> values tried for every
-    arm on validation images, with `tuning_seeds` seeds. `seeds`: judged runs per arm. `live`:
-    field -> value that makes the arms small enough for a page.
+    `arms`: name -> TrainConfig, or a case of the zoo. `claims`: claim id -> Contrast; an id may
+    carry a setting, as in "S2 @ batch 50", which the board shows as a boundary. `tune`: field ->
+    values tried for every arm on validation images, with `tuning_seeds` seeds. `seeds`: judged runs
+    per arm. `live`: field -> value that makes the arms small enough for a page.
     """
 
     name: str
-    arms: Mapping[str, TrainConfig]
+    arms: Mapping[str, TrainConfig | Case]
     claims: Mapping[str, Contrast] = field(default_factory=dict)
     seeds: int = 10
     tune: Mapping[str, tuple] = field(default_factory=dict)
@@ -408,7 +443,7 @@ class Job:
 
     study: str
     arm: str
-    config: TrainConfig
+    config: TrainConfig | Case
     seed: int
     phase: str  # "tune" or "judge"
 
@@ -500,7 +535,9 @@ def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
     return [group[start : start + REPLICAS] for group, starts in parts for start in starts]
 
 
-def _gains_by_company(config: TrainConfig) -> bool:
+def _gains_by_company(config: TrainConfig | Case) -> bool:
+    if isinstance(config, Case):
+        return False
     widths = config.model_options.get("widths", (math.inf, 1))
     return replicas.can_share(config) and widths[0] * widths[1] <= SHARED_WEIGHTS
 
@@ -575,15 +612,17 @@ def _adopt(study: Study, record: dict, identity: str, device: str) -> None:
 
 
 def _estimate(jobs: list[Job], device: str) -> str:
-    """Time for `jobs` on these cores, from ten timed steps of each arm."""
+    """Time for `jobs` on these cores, from ten timed steps of each arm, or the zoo's own word."""
     seconds = {job.arm: job.config for job in jobs}
     seconds = {arm: _time_run(config, device) for arm, config in seconds.items()}
     total = sum(seconds[job.arm] for job in jobs)
     return f"{_clock(total / _workers())} on {_workers()} cores"
 
 
-def _time_run(config: TrainConfig, device: str) -> float:
+def _time_run(config: TrainConfig | Case, device: str) -> float:
     """Seconds that one run of `config` will take, extrapolated from ten steps."""
+    if isinstance(config, Case):
+        return zoo.SECONDS[config.net]
     dataset = load_task(config)
     short = replace(dataset, train=training.first_examples(dataset.train, 10 * config.batch_size))
     for _ in range(2):  # the first round pays for set-up

@@ -23,7 +23,7 @@ from course_lib.verdicts import Contrast, Verdict, combine, judge
 
 ROOMS = (  # in the order of the imports
     "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-    "records", "verdicts", "experiments", "plots", "pages",
+    "faults", "zoo", "records", "verdicts", "experiments", "plots", "pages",
 )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ GPU = ".gpu"  # ends the name of a record that a GPU made: a pair of arms never 
 MAX_BYTES = 300_000  # a record above this does not belong in git
 RUN_PARTS = {"arm", "seed", "phase", "config", "metrics"}  # what reading a run relies on
 MEASURED = ("metrics", "history", "probes", "seconds")  # rounded; all else must equal the page's
-DRAWS = ("task", "num_train", "num_val", "model", "model_options", "batch_size")  # shared: paired
+# shared by two arms: they are paired; the last two are those of the zoo
+DRAWS = ("task", "num_train", "num_val", "model", "model_options", "batch_size", "net", "control")
 
 
 class RecordError(ValueError):
