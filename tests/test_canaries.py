@@ -20,6 +20,6 @@ def test_canaries_of_the_records_still_sing(study):
     arms = experiments.all_studies()[study.removesuffix(records.GPU)].arms
     canaries = records.load(study)["canaries"]
     kept = arms.keys() & canaries.keys()
-    assert kept, "a record needs a canary of one arm at least"
+    assert kept or not arms, "a record of runs needs a canary of one arm at least"
     for arm in kept:
         assert experiments.canary(arms[arm]) == pytest.approx(canaries[arm], rel=1e-3), arm
