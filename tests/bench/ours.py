@@ -30,17 +30,11 @@ def dataset_of(num_train: int) -> data.Dataset:
     return images().subset(num_train=num_train)
 
 
-def train(work: Work, seed: int, **changes) -> Outcome:
+def train(work: Work, seed: int) -> Outcome:
     """`course_lib.training.train`, in float32."""
-    config = replace(config_of(work), **changes)
     dataset = dataset_of(work.num_train)
-    result, seconds, cpu = timed(lambda: training.train(config, seed, dataset))
+    result, seconds, cpu = timed(lambda: training.train(config_of(work), seed, dataset))
     return Outcome(seconds, cpu, accuracy(result.model))
-
-
-def train_bf16(work: Work, seed: int) -> Outcome:
-    """The same under autocast to bfloat16."""
-    return train(work, seed, precision="bf16")
 
 
 def loader(work: Work, seed: int) -> Outcome:

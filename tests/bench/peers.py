@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
-from work import Outcome, Work, accuracy, images, quiet_torchvision, timed, train_part
+from work import Outcome, Work, accuracy, images, timed, train_part
 
 from course_lib import data
 
-quiet_torchvision()
+data.import_torchvision()  # importable beside a CPU-only torch; peers import it by themselves
 import torchvision  # noqa: E402
 from torchvision import transforms  # noqa: E402
 

@@ -65,11 +65,6 @@ def accuracy(model: torch.nn.Module) -> float:
     return sum(part.item() for part in parts) / len(test)
 
 
-def quiet_torchvision() -> None:
-    """Make torchvision importable beside a CPU-only torch; peers import it by themselves."""
-    data.import_torchvision()
-
-
 def log(text: str) -> None:
     """Progress goes to stderr; stdout holds the table."""
     print(text, file=sys.stderr, flush=True)
