@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 
-from course_lib import data, diagnostics, models, records, replicas, tasks, training, zoo
+from course_lib import checks, data, diagnostics, models, records, replicas, tasks, training, zoo
 from course_lib.records import RecordError, Runs, run_key
 from course_lib.training import TrainConfig
-from course_lib.verdicts import Contrast, Verdict, judge
+from course_lib.verdicts import Contrast, Verdict, diagnostic, judge, repairs
 from course_lib.zoo import Case
 
 CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
@@ -72,7 +72,8 @@ def _run_case(case: Case, seed: int, device: str) -> dict:
     if device != "cpu":
         raise ValueError(f"device is {device!r}; the zoo's nets are small: run them on 'cpu'")
     start = time.monotonic()
-    seen = {"metrics": zoo.run(case, seed), "history": {}, "probes": {}}
+    found = checks.run(case, seed) if case.check else zoo.run(case, seed)
+    seen = {"metrics": found, "history": {}, "probes": {}}
     name = load_task(zoo.NETS[case.net]).name
     return _stamped(case, seed, name, seen) | {"seconds": time.monotonic() - start}
 
@@ -301,7 +302,7 @@ def _device_name(device: str) -> str:
 
 def _source_digest() -> str:
     rooms = ("data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-             "faults", "zoo", "experiments")  # fmt: skip
+             "faults", "zoo", "checks", "experiments")  # fmt: skip
     joined = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
     return hashlib.sha256(joined).hexdigest()[:12]
 
@@ -540,6 +541,27 @@ def _gains_by_company(config: TrainConfig | Case) -> bool:
         return False
     widths = config.model_options.get("widths", (math.inf, 1))
     return replicas.can_share(config) and widths[0] * widths[1] <= SHARED_WEIGHTS
+
+
+# --- a tip on the bug zoo ---------------------------------------------------------------------
+
+
+def finds(metric: str, nets: tuple[str, ...] = zoo.ALL) -> Contrast:
+    """`metric` tells faults from healthy scripts: judged on one half of both, calibrated on healthy
+    scripts of the other. For a study whose arms are `zoo.cases` of these nets."""
+    return diagnostic(
+        metric, faults=zoo.arms_by_fault("judge", nets), controls=zoo.control_arms("judge", nets),
+        calibrate=zoo.control_arms("calibrate", nets),
+    )  # fmt: skip
+
+
+def mends(nets: tuple[str, ...] = zoo.ALL) -> Contrast:
+    """The change that a check makes repairs more than half of the judging faults that cost
+    something, if its author keeps the variant that scores best. Arms as for `finds`."""
+    return repairs(
+        "after_skill", before="before_skill", faults=zoo.arms_by_fault("judge", nets),
+        healthy=zoo.healthy_arms("judge", nets),
+    )  # fmt: skip
 
 
 # --- the queue --------------------------------------------------------------------------------

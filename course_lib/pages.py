@@ -23,7 +23,7 @@ from course_lib.verdicts import Contrast, Verdict, combine, judge
 
 ROOMS = (  # in the order of the imports
     "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-    "faults", "zoo", "records", "verdicts", "experiments", "plots", "pages",
+    "faults", "zoo", "checks", "records", "verdicts", "experiments", "plots", "pages",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def effect(verdict: Verdict) -> str:
     """The measured effect, in the unit that fits the kind of claim; '–' without one."""
     if verdict.word == "not yet":
         return "–"
-    if verdict.kind in ("event", "diagnostic", "exact", "text"):
+    if verdict.kind in ("event", "diagnostic", "repairs", "exact", "text"):
         return verdict.detail
     if verdict.effect is None:
         return verdict.detail or "–"
@@ -88,7 +88,7 @@ def interval(verdict: Verdict, *, named: bool = False) -> str:
         kind = "prediction interval" if verdict.kind == "number" else "interval"
         return f"95 % {kind} {interval(verdict)}"
     low, high = verdict.interval95
-    if verdict.kind in ("event", "diagnostic"):
+    if verdict.kind in ("event", "diagnostic", "repairs"):
         return f"{percent(low, 0)} to {percent(high, 0)}"
     if _is_level(verdict):
         return f"{level(low, verdict.metric)} to {level(high, verdict.metric)}"

@@ -286,6 +286,43 @@ def verdict_bars(
 
 
 @_styled
+def matrix(
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]], *, alt: str = "", caption: str = "",
+    ax: Axes | None = None,
+) -> Figure | str:  # fmt: skip
+    """A dot for each share: full for 1, hollow for 0, tinted between; no dot where there is none.
+
+    `shares` maps groups to rows to columns, such as halves to faults to nets. Raises ValueError
+    without a row.
+    """
+    columns = list(
+        dict.fromkeys(c for rows in shares.values() for row in rows.values() for c in row)
+    )
+    lines = [line for group, rows in shares.items() for line in ((group, None), *rows.items())]
+    if not columns:
+        raise ValueError(f"shares is {shares!r}; give at least one row with one column")
+    axes = _axes(ax, 0.22 * len(lines) + 0.6)
+    for place, (name, row) in enumerate(lines):
+        weight = "normal" if row is not None else "bold"
+        axes.text(-0.6, -place, name, ha="right", va="center", fontsize=10.5, weight=weight)
+        for column, share in (row or {}).items():
+            x, colour = columns.index(column), PALETTE[0]
+            axes.plot(x, -place, "o", ms=10, mfc="none", mec=colour, mew=1.2)
+            axes.plot(x, -place, "o", ms=10, mfc=colour, mec="none", alpha=float(share))
+    axes.set(
+        xlim=(-0.5, len(columns) - 0.5), ylim=(0.6 - len(lines), 0.6), yticks=[],
+        xticks=range(len(columns)), xticklabels=columns,
+    )  # fmt: skip
+    axes.xaxis.tick_top()
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return _finish(
+        axes, ax, alt, caption, "full dot: in every run; hollow: in none; no dot: not asked"
+    )
+
+
+@_styled
 def image_grid(
     images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8, alt: str = "",
     caption: str = "", ax: Axes | None = None,

@@ -14,6 +14,8 @@ from course_lib.records import Runs, rounded
 
 WORDS = ("not yet", "holds", "fails", "depends", "open")
 MAX_HALF_WIDTH = 0.03  # a prediction interval wider than ± 3 points decides nothing
+CALIBRATED_TO = 0.05  # share of calibrating healthy runs that a diagnostic may alarm in
+COSTLY = 0.2  # a fault costs something if it takes this share of what the healthy net has learned
 NULL_IS_NEVER = {"diverged_step"}  # here no value means "never"; elsewhere "not finite"
 
 
@@ -41,16 +43,21 @@ class Contrast:
     at_most: float | None = None
     given: Mapping = field(default_factory=dict)
     equals: Mapping = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> arms that have it
     controls: tuple[str, ...] = ()
+    calibrate: tuple[str, ...] = ()
     false_alarms: float = 0.0
+    before: str = ""
+    healthy: Mapping[str, str] = field(default_factory=dict)  # arm -> the same one without fault
     differs: bool = False
     finding: bool | None = None
     note: str = ""
 
     def __post_init__(self):
-        for name in ("faults", "controls"):  # lists, if they come out of a record
+        for name in ("controls", "calibrate"):  # lists, if they come out of a record
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        faults = {name: tuple(arms) for name, arms in self.faults.items()}
+        object.__setattr__(self, "faults", faults)
 
     def plain(self) -> dict:
         """The fields that are set, as JSON-ready data; `Contrast(**plain)` brings it back."""
@@ -60,8 +67,9 @@ class Contrast:
 
     def arms(self) -> list[str]:
         """The arms that it speaks of."""
-        named = (self.arm, self.than, *self.faults, *self.controls)
-        return [arm for arm in named if arm]
+        faulty = (arm for arms in self.faults.values() for arm in arms)
+        healthy = (*self.controls, *self.calibrate, *self.healthy.values())
+        return [arm for arm in (self.arm, self.than, *faulty, *healthy) if arm]
 
     def read(self) -> list[tuple[str, str]]:
         """The arm and, if there is one, that it is compared with, each with its metric."""
@@ -134,17 +142,44 @@ def event(
 def diagnostic(
     metric: str,
     *,
-    faults: Iterable[str],
+    faults: Mapping[str, Iterable[str]],
     controls: Iterable[str],
-    at_least: float,
-    sensitivity: float,
-    false_alarms: float,
+    calibrate: Iterable[str],
+    sensitivity: float = 0.5,
+    false_alarms: float = 0.25,
 ) -> Contrast:
-    """`metric` ≥ `at_least` raises the alarm: on more than `sensitivity` of the faulty runs and on
-    fewer than `false_alarms` of the healthy ones (both shares of runs)."""
+    """A `metric` above its threshold raises the alarm: for more than the share `sensitivity` of the
+    faults, and for fewer than `false_alarms` of the healthy controls.
+
+    The threshold is the lowest that alarms in at most `CALIBRATED_TO` of the runs of `calibrate`,
+    healthy arms that judge nothing. A fault is found if at least half of its runs alarm, over all
+    its arms; so with a control. A value that is not finite alarms.
+    """
     return Contrast(
-        "diagnostic", metric=metric, threshold=sensitivity, at_least=at_least,
-        faults=tuple(faults), controls=tuple(controls), false_alarms=false_alarms,
+        "diagnostic", metric=metric, threshold=sensitivity, false_alarms=false_alarms,
+        faults={name: tuple(arms) for name, arms in faults.items()},
+        controls=tuple(controls), calibrate=tuple(calibrate),
+    )  # fmt: skip
+
+
+def repairs(
+    metric: str,
+    *,
+    before: str,
+    faults: Mapping[str, Iterable[str]],
+    healthy: Mapping[str, str],
+    share: float = 0.5,
+) -> Contrast:
+    """A change repairs more than `share` of the faults: brings back half of what they cost.
+
+    Performance with the fault is `before`, and `metric` after the change; `healthy` names for each
+    arm the one without the fault, whose `before` says what was there to lose. Runs that lost less
+    than `COSTLY` of it count for nothing, nor do faults without another run. A fault is repaired
+    if at least half of its runs that count are.
+    """
+    return Contrast(
+        "repairs", metric=metric, before=before, threshold=share, healthy=dict(healthy),
+        faults={name: tuple(arms) for name, arms in faults.items()},
     )  # fmt: skip
 
 
@@ -377,19 +412,78 @@ def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
     )  # fmt: skip
 
 
-def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
-    def readings(arms):
-        return [value for arm in arms for value in runs.metric(arm, contrast.metric)]
+def alarm_above(contrast: Contrast, runs: Runs) -> float:
+    """The threshold of a diagnostic, from the runs of its calibrating arms; inf without any."""
+    readings = sorted(_alarming(contrast, runs, contrast.calibrate), reverse=True)
+    return readings[math.floor(CALIBRATED_TO * len(readings))] if readings else math.inf
 
-    faulty, healthy = readings(contrast.faults), readings(contrast.controls)
-    found, interval95, sensitivity = _share(contrast, faulty)
-    false, _, false_alarm = _share(contrast, healthy)
+
+def _alarming(contrast: Contrast, runs: Runs, arms: Iterable[str]) -> list[float]:
+    found = [value for arm in arms for value in runs.metric(arm, contrast.metric)]
+    return [math.inf if value is None else value for value in found]
+
+
+def alarm_shares(contrast: Contrast, runs: Runs) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each fault, and of each control, the share of runs that alarm; without those not run."""
+    bar = alarm_above(contrast, runs)
+
+    def share(arms):
+        readings = _alarming(contrast, runs, arms)
+        return sum(r > bar or r == math.inf for r in readings) / len(readings) if readings else None
+
+    faulty = {name: share(arms) for name, arms in contrast.faults.items()}
+    healthy = {arm: share([arm]) for arm in contrast.controls}
+    return tuple({k: v for k, v in found.items() if v is not None} for found in (faulty, healthy))
+
+
+def repaired_shares(contrast: Contrast, runs: Runs) -> dict[str, float]:
+    """Of each fault that costs something, the share of its costly runs that are repaired."""
+    found = {}
+    for fault, arms in contrast.faults.items():
+        repaired = [hit for arm in arms for hit in _repaired(contrast, runs, arm)]
+        if repaired:
+            found[fault] = statistics.fmean(repaired)
+    return found
+
+
+def _repaired(contrast: Contrast, runs: Runs, arm: str) -> list[bool]:
+    """Of each run of `arm` that lost something, whether half of that is back."""
+    columns = (
+        runs.metric(contrast.healthy[arm], contrast.before),
+        runs.metric(arm, contrast.before), runs.metric(arm, contrast.metric),
+    )  # fmt: skip
+    rows = [(whole, old or 0.0, new or 0.0) for whole, old, new in zip(*columns, strict=False)]
+    return [new - old >= (w - old) / 2 for w, old, new in rows if w and w - old >= COSTLY * w]
+
+
+def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
+    faulty, healthy = alarm_shares(contrast, runs)
+    found, false = (sum(share >= 0.5 for share in shares.values()) for shares in (faulty, healthy))
+    sensitivity, false_alarm = (
+        binomial_interval(hits, len(shares), 0.99) if shares else (0.0, 1.0)
+        for hits, shares in ((found, faulty), (false, healthy))
+    )  # fmt: skip
     holds = sensitivity[0] > contrast.threshold and false_alarm[1] < contrast.false_alarms
     fails = sensitivity[1] < contrast.threshold or false_alarm[0] > contrast.false_alarms
     return _made(
         contrast, "holds" if holds else "fails" if fails else "open", len(faulty) + len(healthy),
-        effect=found / max(len(faulty), 1), interval95=interval95, interval99=sensitivity,
-        detail=f"{found} of {len(faulty)} faults, {false} false alarms in {len(healthy)} runs",
+        effect=found / max(len(faulty), 1), interval99=sensitivity,
+        interval95=binomial_interval(found, len(faulty), 0.95) if faulty else None,
+        detail=f"{found} of {len(faulty)} faults found, {false} false alarms in {len(healthy)} "
+        "healthy scripts",
+    )  # fmt: skip
+
+
+def _judge_repairs(contrast: Contrast, runs: Runs) -> Verdict:
+    shares = repaired_shares(contrast, runs)
+    hits, share = sum(value >= 0.5 for value in shares.values()), contrast.threshold
+    if not shares:
+        return _made(contrast, "open", 0, detail="no fault costs anything")
+    low, high = binomial_interval(hits, len(shares), 0.99)
+    return _made(
+        contrast, "holds" if low > share else "fails" if high < share else "open", len(shares),
+        effect=hits / len(shares), interval95=binomial_interval(hits, len(shares), 0.95),
+        interval99=(low, high), detail=f"{hits} of {len(shares)} costly faults repaired",
     )  # fmt: skip
 
 
@@ -424,6 +518,7 @@ JUDGES = {
     "always": _judge_always,
     "event": _judge_event,
     "diagnostic": _judge_diagnostic,
+    "repairs": _judge_repairs,
     "exact": _judge_exact,
     "text": _judge_text,
 }

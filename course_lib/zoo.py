@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from course_lib import models, tasks, training
 from course_lib.data import Dataset, to_float
-from course_lib.faults import FAULTS, Setup, replace_modules, scale_lr, standardise
+from course_lib.faults import ALL, FAULTS, Setup, replace_modules, scale_lr, standardise
 from course_lib.training import TrainConfig
 
 _IMAGES = TrainConfig(
@@ -122,6 +122,7 @@ class Case:
     fault: str = ""  # a name in FAULTS; "" is healthy
     control: int = 0  # the healthy control that it is, or that the fault is planted in
     changes: Mapping = field(default_factory=dict)  # names and values of CHANGES, made afterwards
+    check: str = ""  # a name in checks.CHECKS; "" trains, and that is all
 
     def __post_init__(self):
         _known("net", self.net, NETS)
@@ -139,7 +140,8 @@ class Case:
         """As JSON-ready data, without what is at its default."""
         fault = {"fault": self.fault} if self.fault else {}
         changes = {"changes": dict(self.changes)} if self.changes else {}
-        return {"net": self.net, "control": self.control} | fault | changes
+        check = {"check": self.check} if self.check else {}
+        return {"net": self.net, "control": self.control} | fault | changes | check
 
     @property
     def split(self) -> str:
@@ -164,27 +166,51 @@ def fault_split(name: str) -> str:
     return "judge" if _shuffled_faults().index(_known("fault", name, FAULTS)) % 2 else "calibrate"
 
 
-def cases(split: str | None = None, **changes) -> dict[str, Case]:
-    """Every case by name, or those of one split; each with `changes`: arms for a study.
+def cases(split: str | None = None, check: str = "", nets=ALL, **changes) -> dict[str, Case]:
+    """Every case of `nets` by name, or those of one split: arms for a study.
 
-    A fault is planted once in each net that it applies to, in a control of its own split.
+    Each with `check` and `changes`. A fault is planted once in each net that it applies to, in a
+    control of its own split.
     """
     if split not in (None, "calibrate", "judge"):
         raise ValueError(f"split is {split!r}; use 'calibrate', 'judge' or None for both")
     found = {
-        f"{net} {number:02d}": Case(net, control=number, changes=changes)
+        f"{net} {number:02d}": Case(net, control=number, changes=changes, check=check)
         for net in NETS
         for number in range(NUM_CONTROLS)
     }
     for place, fault in enumerate(_shuffled_faults()):
         for net in FAULTS[fault].nets:
-            found[f"{net} {fault}"] = Case(net, fault, place % NUM_CONTROLS, changes)
-    return {name: case for name, case in found.items() if split in (None, case.split)}
+            found[f"{net} {fault}"] = Case(net, fault, place % NUM_CONTROLS, changes, check)
+    return {k: c for k, c in found.items() if c.net in nets and split in (None, c.split)}
 
 
 def matrix() -> dict[str, dict[str, bool]]:
     """Fault × net: whether the fault can be planted in the net."""
     return {name: {net: net in fault.nets for net in NETS} for name, fault in FAULTS.items()}
+
+
+def arms_by_fault(split: str, nets=ALL) -> dict[str, tuple[str, ...]]:
+    """The names in `cases` of each fault's cases: what a contrast over faults asks for."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, case in cases(split, nets=nets).items():
+        if case.fault:
+            found[case.fault] = (*found.get(case.fault, ()), name)
+    return found
+
+
+def control_arms(split: str, nets=ALL) -> tuple[str, ...]:
+    """The names in `cases` of the healthy controls."""
+    return tuple(name for name, case in cases(split, nets=nets).items() if not case.fault)
+
+
+def healthy_arms(split: str, nets=ALL) -> dict[str, str]:
+    """For each faulty case's name in `cases`, the control's that the fault is planted in."""
+    return {
+        name: f"{case.net} {case.control:02d}"
+        for name, case in cases(split, nets=nets).items()
+        if case.fault
+    }
 
 
 # --- from a case to a setup -------------------------------------------------------------------
@@ -304,7 +330,7 @@ def train(setup: Setup) -> Outcome:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.seed)
         setup.model.train()
-        for step, (inputs, targets) in enumerate(islice(_batches(setup), num_steps), start=1):
+        for step, (inputs, targets) in enumerate(islice(batches(setup), num_steps), start=1):
             losses.append(setup.step(setup, setup.prepare(inputs), targets).item())
             finite = math.isfinite(losses[-1])
             if step in read_after or not finite:
@@ -319,7 +345,7 @@ def train(setup: Setup) -> Outcome:
     return Outcome(losses, history, performance, None if finite else step - 1)
 
 
-def _batches(setup: Setup) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(setup: Setup) -> Iterator[tuple[Tensor, Tensor]]:
     order, size = torch.Generator().manual_seed(setup.seed), len(setup.inputs)
     while True:
         places = torch.randperm(size, generator=order) if setup.shuffle else torch.arange(size)

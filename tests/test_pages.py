@@ -60,7 +60,17 @@ def test_not_yet_shows_how_many_runs_there_are():
 
 
 def test_every_kind_and_word_makes_a_sentence():
-    for kind in ("number", "better", "same", "always", "event", "diagnostic", "exact", "text"):
+    for kind in (
+        "number",
+        "better",
+        "same",
+        "always",
+        "event",
+        "diagnostic",
+        "repairs",
+        "exact",
+        "text",
+    ):
         for word in ("not yet", "holds", "fails", "open"):
             verdict = replace(HOLDS, kind=kind, word=word, detail="3 of 4 runs")
             assert f"S1: {word}" in pages.sentence(verdict)

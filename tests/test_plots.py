@@ -494,3 +494,16 @@ def test_image_grid_names_the_remedy_for_other_arrays():
             plots.image_grid(wrong, **SAY)
     with pytest.raises(ValueError, match="titles has 1 entries for 3 images"):
         plots.image_grid(images, ["one"], **SAY)
+
+
+def test_a_matrix_has_a_dot_for_each_share_and_none_where_nothing_was_asked():
+    shares = {"judge": {"no_zero_grad": {"mlp": 1.0, "cnn": 0.0}, "broadcast": {"regression": 0.5}}}
+    figure = plots.matrix(shares, alt=ALT, caption="Which net shows which fault.")
+    axes = figure.fig.axes[0]
+    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert len(rings) == 3 and [line.get_alpha() for line in axes.lines if line not in rings] == [
+        1.0, 0.0, 0.5,
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["mlp", "cnn", "regression"]
+    with pytest.raises(ValueError, match="give at least one row"):
+        plots.matrix({"judge": {}}, alt=ALT, caption="Nothing.")

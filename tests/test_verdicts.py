@@ -119,8 +119,9 @@ FACTORIES = [
     verdicts.always("a", METRIC, never_above=0.01, than="b"),
     verdicts.event("a", METRIC, share=0.75, at_most=0.11),
     verdicts.diagnostic(
-        METRIC, faults=["a"], controls=("b", "c"), at_least=1, sensitivity=0.5, false_alarms=0.1
+        METRIC, faults={"x": ["a"]}, controls=("b", "c"), calibrate=["d"], sensitivity=0.75
     ),
+    verdicts.repairs(METRIC, before="dead_share", faults={"x": ("a",)}, healthy={"a": "b"}),
     verdicts.exact("a", equals={METRIC: 0.1}, given={"dead_share": 1.0}),
     verdicts.text(False, "the log rises in 23 of 49 steps"),
 ]
@@ -145,7 +146,7 @@ def test_a_plain_contrast_holds_only_what_is_set():
 
 @pytest.mark.parametrize(
     ("contrast", "arms"),
-    list(zip(FACTORIES, ["a", "ab", "ab", "a", "ab", "a", "abc", "a", ""], strict=True)),
+    list(zip(FACTORIES, ["a", "ab", "ab", "a", "ab", "a", "abcd", "ab", "a", ""], strict=True)),
 )
 def test_a_contrast_names_its_arms(contrast, arms):
     assert contrast.arms() == list(arms)
@@ -422,39 +423,113 @@ def test_a_run_that_never_diverged_is_known_not_to_have(diverged, expected):
     assert word(contrast, made_up(a=steps), 20) == expected
 
 
-# --- diagnostic -------------------------------------------------------------------------------
+# --- diagnostic and repairs -------------------------------------------------------------------
+
+
+def diagnosed(found: int, false: int, num: int = 20, **options):
+    """A verdict where `found` of `num` faults and `false` of `num` controls read 1, the rest 0."""
+    rows = {f"f{k}": [float(k < found)] * 2 for k in range(num)}
+    rows |= {f"h{k}": [float(k < false)] * 2 for k in range(num)}
+    rows |= {f"c{k}": [0.5, 0.1] for k in range(num)}
+    contrast = verdicts.diagnostic(
+        METRIC,
+        faults={f"fault {k}": [f"f{k}"] for k in range(num)},
+        controls=[f"h{k}" for k in range(num)],
+        calibrate=[f"c{k}" for k in range(num)],
+        **options,
+    )
+    return judge("X1", contrast, made_up(**rows), 2)
 
 
 @pytest.mark.parametrize(
     ("found", "false", "expected"),
     [
-        (40, 0, "holds"),
-        (10, 0, "fails"),  # misses too much
-        (40, 20, "fails"),  # cries wolf
-        (10, 20, "fails"),
-        (33, 0, "open"),
-        (40, 2, "open"),
+        (20, 0, "holds"),
+        (20, 1, "open"),  # one alarm in twenty controls: it may be a third
+        (2, 0, "fails"),  # misses too much
+        (20, 12, "fails"),  # cries wolf
+        (10, 0, "open"),
     ],
 )
 def test_diagnostic(found, false, expected):
-    faults, healthy = [1.0] * found + [0.0] * (40 - found), [1.0] * false + [0.0] * (40 - false)
-    runs = made_up(f=faults[:20], g=faults[20:], h=healthy[:20], i=healthy[20:])
-    contrast = verdicts.diagnostic(
-        METRIC, faults="fg", controls="hi", at_least=1.0, sensitivity=0.75, false_alarms=0.2
-    )
-    verdict = judge("X1", contrast, runs, 20)
+    verdict = diagnosed(found, false)
     assert verdict.word == expected
-    assert verdict.effect == found / 40
-    assert verdict.detail == f"{found} of 40 faults, {false} false alarms in 40 runs"
-
-
-def test_a_reading_that_is_not_finite_decides_nothing_in_a_diagnostic():
-    contrast = verdicts.diagnostic(
-        METRIC, faults="f", controls="h", at_least=1.0, sensitivity=0.5, false_alarms=0.5
+    assert verdict.effect == found / 20 and verdict.n == 40
+    assert (
+        verdict.detail == f"{found} of 20 faults found, {false} false alarms in 20 healthy scripts"
     )
-    assert word(contrast, made_up(f=[1.0] * 20, h=[0.0] * 20), 20) == "holds"
-    assert word(contrast, made_up(f=[1.0] * 20, h=[None] * 20), 20) == "open"
-    assert word(contrast, made_up(f=[None] * 20, h=[0.0] * 20), 20) == "open"
+    assert verdict.interval99 == verdicts.binomial_interval(found, 20, 0.99)
+
+
+def test_a_diagnostic_with_enough_controls_holds():
+    assert diagnosed(40, 0, num=40).word == "holds"
+    assert diagnosed(40, 1, num=40).word == "holds"
+    assert diagnosed(40, 4, num=40).word == "open"
+    assert diagnosed(20, 0, false_alarms=0.2).word == "open"  # up to 23 %, says the 99 % interval
+
+
+def test_the_alarm_is_calibrated_on_healthy_arms_that_do_not_judge():
+    readings = [float(k) for k in range(40)]
+    contrast = verdicts.diagnostic(
+        METRIC, faults={"x": "f"}, controls="h", calibrate="c", sensitivity=0.5
+    )
+    runs = made_up(f=[37.0, 38.0], h=[37.5, 0.0], c=readings, seeds=40)
+    assert verdicts.alarm_above(contrast, runs) == 37.0  # two of forty lie above
+    found, false = verdicts.alarm_shares(contrast, runs)
+    assert found == {"x": 0.5} and false == {"h": 0.5}
+
+
+def test_a_reading_that_is_not_finite_alarms():
+    contrast = verdicts.diagnostic(METRIC, faults={"x": "f"}, controls="h", calibrate="c")
+    runs = made_up(f=[None] * 2, h=[0.0] * 2, c=[0.0] * 20)
+    assert verdicts.alarm_shares(contrast, runs) == ({"x": 1.0}, {"h": 0.0})
+    lost = made_up(f=[None] * 2, h=[0.0] * 2, c=[None] * 10 + [0.0] * 10)
+    assert verdicts.alarm_above(contrast, lost) == math.inf
+    assert verdicts.alarm_shares(contrast, lost) == ({"x": 1.0}, {"h": 0.0})
+
+
+def test_a_fault_counts_once_however_many_nets_have_it():
+    contrast = verdicts.diagnostic(
+        METRIC, faults={"x": "fgh", "y": "i"}, controls="k", calibrate="c"
+    )
+    runs = made_up(f=[1.0], g=[1.0], h=[0.0], i=[0.0], k=[0.0], c=[0.5])
+    verdict = judge("X1", contrast, runs, 1)
+    assert verdict.detail.startswith("1 of 2 faults found")
+    assert judge("X1", contrast, runs, 2).word == "not yet"
+
+
+def mended(**rows):
+    """Arms of (before, after); 'well' is the healthy one, with 1.0 before."""
+    pairs = {k: [{"old": a, "new": b} for a, b in runs] for k, runs in rows.items()}
+    runs = made_up(well=[{"old": 1.0, "new": 0.9}] * 2, **pairs)
+    contrast = verdicts.repairs(
+        "new", before="old", faults={k: [k] for k in rows}, healthy=dict.fromkeys(rows, "well")
+    )
+    return contrast, runs
+
+
+def test_a_fault_is_repaired_when_half_of_the_loss_is_back():
+    contrast, runs = mended(
+        back=[(0.2, 0.61)] * 2, short=[(0.2, 0.59)] * 2, once=[(0.2, 0.61), (0.2, 0.2)],
+        cheap=[(0.81, 0.9)] * 2, half_cheap=[(0.81, 0.9), (0.5, 0.5)], lost=[(None, None)] * 2,
+    )  # fmt: skip
+    assert verdicts.repaired_shares(contrast, runs) == {
+        "back": 1.0, "short": 0.0, "once": 0.5, "half_cheap": 0.0, "lost": 0.0,
+    }  # fmt: skip
+    verdict = judge("X1", contrast, runs, 2)
+    assert verdict.detail == "2 of 5 costly faults repaired" and verdict.n == 5
+    assert verdict.word == "open" and verdict.effect == 0.4
+
+
+@pytest.mark.parametrize(("repaired", "expected"), [(20, "holds"), (0, "fails"), (10, "open")])
+def test_repairs(repaired, expected):
+    rows = {f"f{k}": [(0.0, float(k < repaired))] * 2 for k in range(20)}
+    assert judge("X1", *mended(**rows), 2).word == expected
+
+
+def test_faults_that_cost_nothing_decide_nothing():
+    verdict = judge("X1", *mended(cheap=[(0.9, 1.0)] * 2), 2)
+    assert (verdict.word, verdict.detail) == ("open", "no fault costs anything")
 
 
 # --- exact and text ---------------------------------------------------------------------------
@@ -509,7 +584,7 @@ ROW = {METRIC: 0.1, "dead_share": 1.0}
 @pytest.mark.parametrize("contrast", OF_RUNS, ids=lambda c: c.kind)
 @pytest.mark.parametrize("made", [0, 1, 2, 9])
 def test_not_yet_while_any_arm_lacks_runs(contrast, made):
-    full = {arm: [ROW] * 10 for arm in "abc"}
+    full = {arm: [ROW] * 10 for arm in "abcd"}
     assert word(contrast, made_up(**full)) != "not yet"
     for short in contrast.arms():
         verdict = judge("X1", contrast, made_up(**{**full, short: [ROW] * made}), 10)
@@ -536,14 +611,14 @@ def test_a_counter_example_counts_even_if_another_run_broke():
 
 @pytest.mark.parametrize("contrast", OF_RUNS, ids=lambda c: c.kind)
 def test_an_arm_that_is_not_in_the_record_is_named(contrast):
-    with pytest.raises(ValueError, match=r"arm is '[abc]'; the record has other"):
+    with pytest.raises(ValueError, match=r"arm is '[abcd]'; the record has other"):
         word(contrast, made_up(other=[ROW] * 10))
 
 
 @pytest.mark.parametrize("contrast", OF_RUNS, ids=lambda c: c.kind)
 def test_a_metric_that_is_not_in_the_record_is_named(contrast):
     with pytest.raises(ValueError, match=r"metric is '\w+'; runs have loss"):
-        word(contrast, made_up(**{arm: [{"loss": 1.0}] * 10 for arm in "abc"}))
+        word(contrast, made_up(**{arm: [{"loss": 1.0}] * 10 for arm in "abcd"}))
 
 
 # --- where a verdict flips --------------------------------------------------------------------

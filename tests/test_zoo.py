@@ -132,7 +132,7 @@ def lr_over_1000(setup, healthy):
 @probe
 def sorted_unshuffled(setup, healthy):
     assert pairs(setup) == pairs(healthy)
-    read = zoo._batches(setup)
+    read = zoo.batches(setup)
     passes = [torch.cat([next(read)[1] for _ in range(3)]) for _ in range(2)]
     return torch.equal(*passes) and bool((passes[0].diff(dim=0) >= 0).all())
 
@@ -332,7 +332,7 @@ def dropout_90_percent(setup, healthy):
 @probe
 def norm_of_one_example(setup, healthy):
     assert norms(setup)
-    return len(next(zoo._batches(setup))[0]) == 1
+    return len(next(zoo.batches(setup))[0]) == 1
 
 
 @probe
@@ -576,3 +576,30 @@ def test_cases_go_through_the_queue_into_a_record(monkeypatch, tmp_path):
 def test_errors_name_argument_value_and_remedy(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_arms_of_contrasts_over_faults_are_cases_of_one_split():
+    for split in ("calibrate", "judge"):
+        cases = zoo.cases(split)
+        by_fault, healthy = zoo.arms_by_fault(split), zoo.healthy_arms(split)
+        faulty = [arm for arms in by_fault.values() for arm in arms]
+        assert {*faulty, *zoo.control_arms(split)} == set(cases)
+        assert all(cases[arm].fault == fault for fault, arms in by_fault.items() for arm in arms)
+        assert healthy.keys() == set(faulty)
+        for arm, twin in healthy.items():
+            assert replace(cases[arm], fault="") == cases[twin]
+
+
+def test_the_two_questions_to_a_tip_name_arms_of_its_study_and_no_calibrating_fault():
+    nets = ("cnn", "resnet")
+    contrasts = {"T15": experiments.finds("gain", nets), "T15 @ bug zoo": experiments.mends(nets)}
+    study = Study("zoo", zoo.cases(check="remove_norm", nets=nets), contrasts)
+    for contrast in study.claims.values():
+        assert all(zoo.fault_split(fault) == "judge" for fault in contrast.faults)
+    assert not {*contrasts["T15"].controls} & {*contrasts["T15"].calibrate}
+
+
+def test_cases_of_some_nets_alone():
+    nets = ("cnn", "resnet")
+    assert {case.net for case in zoo.cases(nets=nets, check="look").values()} == set(nets)
+    assert set(zoo.control_arms("judge", nets)) < set(zoo.control_arms("judge"))

@@ -1,0 +1,214 @@
+"""Tips as checks: what each one reads from a script of the zoo, fault and all.
+
+A check does to the script what its tip says and gives numbers by name. Where it trains to the end,
+`..._seen` is the score that the script's author reads and `..._skill` the truth; both are 0 for
+guessing, 1 for what the reference net learns, and never below 0. A number that is not finite is an alarm that
+nobody misses. Which number counts, and from where on, is for the page to say.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from course_lib import zoo
+from course_lib.faults import Setup
+from course_lib.zoo import Case
+
+FIT_STEPS = 200  # to overfit a few examples
+FIRST_STEPS = 10  # in which gradients that explode show themselves
+BATCH_OF_ONE_STEPS = 200  # whose losses are compared
+LOOKED_AT = 256  # images whose neighbouring pixels are compared
+
+
+def skill(net: str, score: float) -> float:
+    """Accuracy or R² on the scale from guessing (0) to the reference net (1), and never below 0."""
+    floor = zoo.guessing(net)
+    found = (score - floor) / (zoo.REFERENCE[net] - floor)
+    return max(0.0, found) if math.isfinite(found) else 0.0
+
+
+def guessing_loss(net: str) -> float:
+    """The loss of the best constant: ln 10 for ten classes, the targets' variance (1) otherwise."""
+    return math.log(10) if zoo.NETS[net].loss == "cross_entropy" else 1.0
+
+
+def changed(case: Case, **changes) -> Case:
+    """`case` after further changes, names and values of `zoo.CHANGES`."""
+    return replace(case, changes={**case.changes, **changes})
+
+
+# --- before any training ----------------------------------------------------------------------
+
+
+def look(case: Case, seed: int) -> dict[str, float]:
+    """T17 and T19, and what else can be seen before the first step.
+
+    `roughness`: 1 - correlation of horizontal neighbours in training images; 0 without images.
+    `largest`: largest absolute training input, as the net sees it. `shift`: how far validation
+    inputs lie from training inputs: the largest difference of two means in training deviations, or
+    of the logarithms of two deviations. `one_sidedness`: of the first batch's targets, the share of
+    the commonest class, or 1 - their standard deviation. `first_loss`: |ln| of the first loss over
+    the loss of guessing.
+    """
+    setup = zoo.build(case, seed)
+    inputs, val_inputs = setup.prepare(setup.inputs), setup.val_prepare(setup.val_inputs)
+    batch, targets = next(zoo.batches(setup))
+    with torch.no_grad():
+        loss = setup.loss(setup.model.train()(setup.prepare(batch)), targets)
+    return {
+        "roughness": _roughness(inputs[:LOOKED_AT]) if inputs.ndim == 4 else 0.0,
+        "largest": inputs.abs().max().item(),
+        "shift": _shift(inputs, val_inputs),
+        "one_sidedness": _one_sidedness(targets),
+        "first_loss": (loss / guessing_loss(case.net)).log().abs().item(),
+    }
+
+
+def _roughness(images: Tensor) -> float:
+    neighbours = torch.stack([images[..., :-1].flatten(), images[..., 1:].flatten()])
+    return 1.0 - torch.corrcoef(neighbours)[0, 1].item()
+
+
+def _shift(inputs: Tensor, val_inputs: Tensor) -> float:
+    dims = [d for d in range(inputs.ndim) if d != 1]
+    (std, mean), (val_std, val_mean) = (torch.std_mean(x, dims) for x in (inputs, val_inputs))
+    return torch.stack([(val_mean - mean).abs() / std, (val_std / std).log().abs()]).max().item()
+
+
+def _one_sidedness(targets: Tensor) -> float:
+    if targets.is_floating_point():
+        return 1.0 - targets.std(correction=0).item()
+    return targets.bincount().max().item() / len(targets)
+
+
+# --- a few examples ---------------------------------------------------------------------------
+
+
+def overfit(case: Case, seed: int) -> dict[str, float]:
+    """T11: train on 1 example, on 2 with different targets, on 32, for 200 steps each.
+
+    `one_loss` is the last training loss, as printed; `one_eval_loss` the loss of the same example
+    when the script validates on it; so for two and thirty_two. In units of the loss of guessing.
+    """
+    found = {}
+    for name, count in {"one": 1, "two": 2, "thirty_two": 32}.items():
+        setup = zoo.build(changed(case, epochs=FIT_STEPS, max_steps=FIT_STEPS), seed)
+        chosen = _first_examples(setup.targets, count)
+        setup.inputs, setup.targets = setup.inputs[chosen], setup.targets[chosen]
+        found[f"{name}_loss"] = zoo.train(setup).losses[-1]
+        found[f"{name}_eval_loss"] = _loss_in_validation(setup)
+    return {name: loss / guessing_loss(case.net) for name, loss in found.items()}
+
+
+def _first_examples(targets: Tensor, count: int) -> Tensor:
+    """Places of the first `count` examples; of two, the second is the first that differs."""
+    others = (targets != targets[0]).flatten().nonzero()
+    if count == 2 and len(others):
+        return torch.tensor([0, others[0, 0].item()])
+    return torch.arange(count).clamp(max=len(targets) - 1)
+
+
+@torch.no_grad()
+def _loss_in_validation(setup: Setup) -> float:
+    if setup.eval_mode:
+        setup.model.eval()
+    return setup.loss(setup.model(setup.val_prepare(setup.inputs)), setup.targets).item()
+
+
+# --- the same training with a change ----------------------------------------------------------
+
+
+def lower_lr(case: Case, seed: int) -> dict[str, float]:
+    """T12: a tenth and a hundredth of the learning rate."""
+    return _compare(case, seed, tenth={"lr_factor": 0.1}, hundredth={"lr_factor": 0.01})
+
+
+def raise_lr(case: Case, seed: int) -> dict[str, float]:
+    """T13: ten and a hundred times the learning rate."""
+    return _compare(case, seed, tenfold={"lr_factor": 10.0}, hundredfold={"lr_factor": 100.0})
+
+
+def simplify_loss(case: Case, seed: int) -> dict[str, float]:
+    """T18: L1 and L2 in place of the loss that is there."""
+    return _compare(case, seed, l1={"loss": "l1"}, l2={"loss": "l2"})
+
+
+def enlarge_batch(case: Case, seed: int) -> dict[str, float]:
+    """T16: 256 examples a step in place of 64, as many epochs or as many steps as before."""
+    longer = {"batch_size": 256, "epochs": 4 * zoo.NETS[case.net].epochs}
+    return _compare(case, seed, same_epochs={"batch_size": 256}, same_steps=longer)
+
+
+def shrink_batch(case: Case, seed: int) -> dict[str, float]:
+    """T14: one example a step, with the learning rate as it is, or 64 times lower.
+
+    `spread`: log10 of the largest over the median loss of the first 200 steps at the lr as it is.
+    """
+    smaller = {"batch_size": 1, "lr_factor": 1 / 64}
+    found = _compare(case, seed, one={"batch_size": 1}, one_and_lr=smaller)
+    few = changed(case, batch_size=1, max_steps=BATCH_OF_ONE_STEPS)
+    losses = torch.tensor(zoo.train(zoo.build(few, seed)).losses)
+    return found | {"spread": (losses.max() / losses.median().clamp(min=1e-9)).log10().item()}
+
+
+def remove_norm(case: Case, seed: int) -> dict[str, float]:
+    """T15: batch norm out; and out with one example a step. For nets that have it.
+
+    `gradient`: |log10| of the norm of the first batch's gradient, before training; NaN if that is 0
+    or nothing has a gradient. `growth`: log10 of the largest loss of the first ten steps over the
+    first. `bare_gradient` and `bare_growth`: the same without batch norm.
+    """
+    bare = {"batch_norm": False}
+    found = _compare(case, seed, bare=bare, bare_and_one={**bare, "batch_size": 1})
+    for prefix, changes in {"": {}, "bare_": bare}.items():
+        variant = changed(case, **changes)
+        found[f"{prefix}gradient"] = _gradient_size(zoo.build(variant, seed))
+        few = changed(variant, max_steps=FIRST_STEPS)
+        losses = torch.tensor(zoo.train(zoo.build(few, seed)).losses)  # its max() hides no NaN
+        found[f"{prefix}growth"] = (losses.max() / losses[0].clamp(min=1e-9)).log10().item()
+    return found
+
+
+def _gradient_size(setup: Setup) -> float:
+    inputs, targets = next(zoo.batches(setup))
+    setup.loss(setup.model.train()(setup.prepare(inputs)), targets).backward()
+    gradients = [p.grad for p in setup.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+    return abs(math.log10(norm)) if norm > 0 else math.nan
+
+
+def _compare(case: Case, seed: int, **variants: Mapping) -> dict[str, float]:
+    """Score and truth of the script as it is, the truth of its variants, and what the author gets.
+
+    `gain`: the most that a variant raises the score. `after_skill`: the truth about that variant.
+    """
+    found, seen = {}, {}
+    for name, changes in {"before": {}, **variants}.items():
+        outcome = zoo.train(zoo.build(changed(case, **changes), seed))
+        seen[name] = skill(case.net, outcome.history["val_score"][-1])
+        found[f"{name}_skill"] = skill(case.net, outcome.performance)
+    best = max(variants, key=seen.get)
+    found |= {"before_seen": seen["before"], "gain": seen[best] - seen["before"]}
+    return found | {"after_skill": found[f"{best}_skill"]}
+
+
+CHECKS: dict[str, Callable[[Case, int], dict[str, float]]] = {
+    "look": look,  # T17, T19
+    "overfit": overfit,  # T11
+    "lower_lr": lower_lr,  # T12
+    "raise_lr": raise_lr,  # T13
+    "shrink_batch": shrink_batch,  # T14
+    "remove_norm": remove_norm,  # T15
+    "enlarge_batch": enlarge_batch,  # T16
+    "simplify_loss": simplify_loss,  # T18
+}
+
+
+def run(case: Case, seed: int) -> dict[str, float]:
+    """The readings of `case`'s check. Raises ValueError if there is no such check."""
+    if case.check not in CHECKS:
+        raise ValueError(f"check is {case.check!r}; known: {', '.join(CHECKS)}")
+    return CHECKS[case.check](case, seed)
