@@ -2,8 +2,8 @@
 
 A check does to the script what its tip says and gives numbers by name. Where it trains to the end,
 `..._seen` is the score that the script's author reads and `..._skill` the truth; both are 0 for
-guessing, 1 for what the reference net learns, and never below 0. A number that is not finite is an alarm that
-nobody misses. Which number counts, and from where on, is for the page to say.
+guessing, 1 for what the reference net learns, and never below 0. A number that is not finite is an
+alarm that nobody misses. Which number counts, and from where on, is for the page to say.
 """
 
 import math
