@@ -219,6 +219,23 @@ def _test_loss_clipped(config: TrainConfig, model, dataset: data.Dataset) -> flo
     return training.evaluate(model, dataset.test, prepare, loss_fn=clipped).loss
 
 
+def _test_errors(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
+    """Errors of a regression on test targets, whatever its loss: root mean square, mean absolute,
+    and the mean itself (what it is too high by)."""
+    if not dataset.test.targets.is_floating_point():
+        raise ValueError("measures holds 'test_errors'; it needs a task with float targets")
+    prepare = training.make_prepare(config, dataset, torch.float32)
+
+    def mean(error: Callable) -> float:
+        return training.evaluate(model, dataset.test, prepare, loss_fn=error).loss
+
+    return {
+        "test_rms_error": math.sqrt(mean(training.LOSSES["mse"])),
+        "test_mean_abs_error": mean(training.LOSSES["l1"]),
+        "test_mean_error": mean(lambda outputs, targets, reduction: (outputs - targets).sum()),
+    }
+
+
 def _speed_over_relu(config: TrainConfig, model, dataset: data.Dataset) -> float:
     """Training steps per second of processor time, in units of those of the same net with ReLU.
 
@@ -291,6 +308,7 @@ MEASURES: dict[str, Callable] = {
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
     "test_accuracy_own_statistics": _test_accuracy_own_statistics,
     "test_loss_clipped": _test_loss_clipped,
+    "test_errors": _test_errors,
     "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
     **{name: _on_moved_images(name) for name in WAYS_TO_MOVE},
 }

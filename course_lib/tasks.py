@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib import data
@@ -25,18 +26,46 @@ def images(base: Dataset) -> Dataset:
     return base
 
 
-def images_reshaped(base: Dataset) -> Dataset:
-    """The classic slip: (N, 32, 32, 3) arrays reshaped, not transposed, to (N, 3, 32, 32).
+def _reshaped(images: Tensor) -> Tensor:
+    return images.permute(0, 2, 3, 1).reshape(images.shape)
 
-    Every pixel is still there, at a fixed wrong place. A net without spatial structure cannot
-    notice; a convolution loses its neighbours.
-    """
 
-    def shred(split: Split) -> Split:
-        channels_last = split.inputs.permute(0, 2, 3, 1).contiguous()
-        return replace(split, inputs=channels_last.reshape(split.inputs.shape))
+def _side_by_side(images: Tensor) -> Tensor:
+    return images.transpose(1, 2).reshape(images.shape)
 
-    return _map_splits(base, shred)
+
+def _scattered(images: Tensor) -> Tensor:
+    flat = images.flatten(1)
+    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
+    return flat[:, order].view(images.shape)
+
+
+def _stacked_on_axis_1(images: Tensor) -> Tensor:
+    num, channels, height, width = images.shape
+    film = images.permute(2, 0, 3, 1)  # (H, N, W, C)
+    return film.reshape(num, height, width, channels).permute(0, 3, 1, 2).contiguous()
+
+
+# Slips with the axes of images (N, C, H, W), by name. All but the last move every number of an
+# image to one fixed other place; the last fills each image with rows of others.
+SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "reshaped": _reshaped,  # (N, H, W, C) reshaped, not transposed, to (N, C, H, W)
+    "swapped": lambda images: images.transpose(2, 3).contiguous(),  # height and width
+    "side_by_side": _side_by_side,  # channels glued to (N, H, C × W), reshaped to (N, C, H, W)
+    "scattered": _scattered,  # in a random order, the same for all images
+    "stacked_on_axis_1": _stacked_on_axis_1,  # (H, N, W, C) reshaped to (N, H, W, C)
+}
+
+
+def slipped(slip: str, prepare: Callable[[Dataset], Dataset]) -> Callable[[Dataset], Dataset]:
+    """A task: the images of the task `prepare`, all splits, after a slip of `SLIPS`."""
+
+    def task(base: Dataset) -> Dataset:
+        return _map_splits(
+            prepare(base), lambda split: replace(split, inputs=SLIPS[slip](split.inputs))
+        )
+
+    return task
 
 
 def recompressed(quality: int) -> Callable[[Dataset], Dataset]:
@@ -50,7 +79,7 @@ def recompressed(quality: int) -> Callable[[Dataset], Dataset]:
     return task
 
 
-def _as_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+def _as_jpeg(images: Tensor, quality: int) -> Tensor:
     import numpy as np
     from PIL import Image
 
@@ -178,7 +207,93 @@ def teacher_off_centre(base: Dataset) -> Dataset:
     return _map_splits(teacher(base), move)
 
 
-def _normal(shape: tuple[int, ...], *, seed: int) -> torch.Tensor:
+def teacher_spoilt(spoil: Callable[[Tensor, torch.Generator], Tensor]) -> Callable:
+    """A task: `teacher`, its training and validation targets (N, 1) passed through `spoil`, with a
+    generator.
+
+    Who has bad targets has them in both. Test targets stay as they are: what a net has learned is
+    measured against them.
+    """
+
+    def task(base: Dataset) -> Dataset:
+        clean = teacher(base)
+
+        def spoilt(split: Split, seed: int) -> Split:
+            generator = torch.Generator().manual_seed(seed)
+            return replace(split, targets=spoil(split.targets, generator))
+
+        return replace(clean, train=spoilt(clean.train, 0), val=spoilt(clean.val, 1))
+
+    return task
+
+
+def _some(percent: int, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """The places of `percent` of the targets, drawn at random."""
+    return torch.randperm(len(targets), generator=generator)[: len(targets) * percent // 100]
+
+
+def too_high(percent: int, size: float) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """For `teacher_spoilt`: `percent` of the targets are raised by `size`."""
+
+    def spoil(targets: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = _some(percent, targets, generator)
+        return targets.index_add(0, chosen, torch.full((len(chosen), 1), float(size)))
+
+    return spoil
+
+
+def swapped(percent: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """For `teacher_spoilt`: `percent` of the targets change places among themselves."""
+
+    def spoil(targets: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = _some(percent, targets, generator)
+        return targets.index_copy(0, chosen, targets[chosen.roll(1)])
+
+    return spoil
+
+
+def _uniform(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers in (0, 1), one a target, none of them 0."""
+    return 1 - torch.rand(targets.shape, generator=generator)
+
+
+def _laplace(uniform: Tensor) -> Tensor:
+    """Noise of mean 0 and variance 1 with a sharp peak and long tails, from `_uniform`."""
+    distance = uniform - 0.5
+    return -distance.sign() * (1 - 2 * distance.abs()).clamp(min=1e-7).log() / 2**0.5
+
+
+SPOILT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # for `teacher_spoilt`
+    **{f"{k}_percent_{size}_too_high": too_high(k, size) for k in (1, 5, 20) for size in (5, 50)},
+    "20_percent_swapped": swapped(20),
+    # noise of mean 0 and variance 1: symmetric, symmetric with long tails, skewed
+    "gaussian": lambda y, g: y + torch.randn(y.shape, generator=g),
+    "laplace": lambda y, g: y + _laplace(_uniform(y, g)),
+    "skewed": lambda y, g: y - _uniform(y, g).log() - 1,  # exponential
+}
+
+
+def wrong_labels(percent: int, prepare: Callable[[Dataset], Dataset]) -> Callable:
+    """A task: that of `prepare`, with `percent` of its classes (of ten) replaced by others.
+
+    In training and validation; test classes stay right.
+    """
+
+    def task(base: Dataset) -> Dataset:
+        right = prepare(base)
+
+        def spoilt(split: Split, seed: int) -> Split:
+            generator = torch.Generator().manual_seed(seed)
+            wrong = _some(percent, split.targets, generator)
+            shifts = torch.randint(1, 10, wrong.shape, generator=generator)
+            return replace(split, targets=split.targets.index_add(0, wrong, shifts) % 10)
+
+        return replace(right, train=spoilt(right.train, 0), val=spoilt(right.val, 1))
+
+    return task
+
+
+def _normal(shape: tuple[int, ...], *, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -188,7 +303,9 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images": images,
     "images_16": images_16,
     "images_8": images_8,
-    "images_reshaped": images_reshaped,
+    "images_reshaped": slipped("reshaped", images),
+    **{f"images_16_{slip}": slipped(slip, images_16) for slip in SLIPS},
+    "images_16_20_percent_wrong": wrong_labels(20, images_16),
     "images_pca": images_pca,
     "images_jpeg50": recompressed(50),
     "images_jpeg30": recompressed(30),
@@ -196,6 +313,7 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "teacher": teacher,
     "teacher_clipped": teacher_clipped,
     "teacher_off_centre": teacher_off_centre,
+    **{f"teacher_{name}": teacher_spoilt(spoil) for name, spoil in SPOILT.items()},
     "heavy_bulk": heavy_tailed(3, 5),  # the middle two thirds of the inputs
     "heavy_tail": heavy_tailed(5, 7),  # the largest sixth
 }

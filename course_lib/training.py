@@ -144,8 +144,28 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "late_drop": late_drop,  # to a tenth, for the last tenth of the steps
 }
 
+
+def _of_one_hot(loss: Callable) -> Callable:
+    """`loss` against classes (B,) as rows of 0 and a 1: a sum over classes, a mean over examples.
+
+    With `reduction="sum"` the sum over examples too.
+    """
+
+    def value(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        rows = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+        total = loss(outputs, rows, reduction="sum")
+        return total if reduction == "sum" else total / len(targets)
+
+    return value
+
+
+LOSSES_OF_CLASSES: dict[str, Callable] = {  # outputs (B, classes), targets (B,)
+    "cross_entropy": F.cross_entropy,
+    "one_hot_l2": _of_one_hot(F.mse_loss),
+    "one_hot_l1": _of_one_hot(F.l1_loss),
+}
 LOSSES: dict[str, Callable] = {
-    "cross_entropy": F.cross_entropy,  # logits (B, classes), targets (B,)
+    **LOSSES_OF_CLASSES,
     "mse": F.mse_loss,  # outputs and targets (B, K), as for the two below
     "l1": F.l1_loss,
     "huber": F.huber_loss,  # squared up to an error of 1, linear beyond
@@ -586,12 +606,12 @@ def _check_doses(config: TrainConfig) -> None:
 
 
 def _check_targets(loss: str, targets: Tensor) -> None:
-    if (loss == "cross_entropy") != _are_classes(targets):
+    if (loss in LOSSES_OF_CLASSES) != _are_classes(targets):
         raise ValueError(
             f"loss is {loss!r}, but the task's targets are {targets.dtype}; "
-            "'cross_entropy' needs int64 classes, every other loss floats (N, K)"
+            f"{', '.join(LOSSES_OF_CLASSES)} need int64 classes, every other loss floats (N, K)"
         )
-    if loss != "cross_entropy" and targets.ndim != 2:
+    if loss not in LOSSES_OF_CLASSES and targets.ndim != 2:
         raise ValueError(f"targets has shape {tuple(targets.shape)}; a regression needs (N, K)")
 
 

@@ -1,5 +1,7 @@
 """Probes against hand-computed values and exact Hessians; and they change nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,31 @@ def test_images_that_cannot_be_moved_are_refused():
         diagnostics.moved(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match="zoom is 0"):
         diagnostics.moved(torch.zeros(1, 3, 4, 4), zoom=0)
+
+
+def test_neighbours_of_a_ramp_a_checkerboard_and_noise():
+    ramp = torch.arange(64.0).expand(3, 64, 64)[None]
+    assert diagnostics.neighbour_correlation(ramp) == pytest.approx((1, 1), abs=0.05)
+    board = (torch.arange(8)[:, None] + torch.arange(8)).remainder(2).expand(2, 1, 8, 8)
+    assert diagnostics.neighbour_correlation(board) == pytest.approx((-1, -1))
+    stripes = torch.arange(8).remainder(2).expand(1, 1, 8, 8)  # right: the other, below: the same
+    assert diagnostics.neighbour_correlation(stripes.to(torch.uint8)) == pytest.approx((-1, 1))
+    noise = torch.randn(50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert diagnostics.neighbour_correlation(noise) == pytest.approx((0, 0), abs=0.02)
+
+
+def test_over_all_orders_neighbours_have_one_mean_whatever_the_image():
+    values = torch.tensor([0.0, 1.0, 5.0, 2.0, 2.0, 9.0])
+    orders = [values[list(order)].view(1, 1, 2, 3) for order in itertools.permutations(range(6))]
+    found = torch.tensor([diagnostics.neighbour_correlation(image) for image in orders])
+    assert found.mean(dim=0).tolist() == pytest.approx([-1 / 5, -1 / 5], abs=1e-6)
+
+
+def test_images_without_neighbours_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 1, 4\); use \(N, C, H, W\)"):
+        diagnostics.neighbour_correlation(torch.zeros(2, 3, 1, 4))
+    with pytest.raises(ValueError, match="constant, or hold NaN"):
+        diagnostics.neighbour_correlation(torch.ones(2, 3, 4, 4))
 
 
 def test_predicted_classes_are_those_of_eval_mode():

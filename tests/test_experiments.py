@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -216,8 +217,22 @@ def test_outputs_are_clipped_to_the_range_of_the_training_targets(base):
         experiments.measure("test_loss_clipped")(TINY, model, experiments.load_task(TINY))
 
 
+def test_errors_of_a_regression_are_those_of_its_outputs_on_clean_targets(base):
+    config = replace(TINY, task="teacher_skewed", loss="huber", measures=("test_errors",))
+    dataset = experiments.load_task(config)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(20, 1))
+    found = experiments.measure("test_errors")(config, model, dataset)
+    with torch.no_grad():
+        errors = (model[1](dataset.test.inputs) - dataset.test.targets).double()
+    expected = errors.square().mean().sqrt(), errors.abs().mean(), errors.mean()
+    assert list(found) == ["test_rms_error", "test_mean_abs_error", "test_mean_error"]
+    assert list(found.values()) == pytest.approx([e.item() for e in expected], rel=1e-4)
+    with pytest.raises(ValueError, match="'test_errors'; it needs a task with float targets"):
+        experiments.measure("test_errors")(TINY, model, experiments.load_task(TINY))
+
+
 def test_measures_are_kept_with_the_other_metrics(base):
-    names = [name for name in experiments.MEASURES if name != "test_loss_clipped"]
+    names = [n for n in experiments.MEASURES if n not in ("test_loss_clipped", "test_errors")]
     config = replace(TINY, preprocess="standardise", measures=tuple(names))
     metrics = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]["metrics"]
     kept = {"test_accuracy_own_statistics", *experiments.WAYS_TO_MOVE}
@@ -313,6 +328,42 @@ def test_the_teachers_targets_are_clipped_and_its_centre_is_moved(base):
     shifts = moved.inputs - plain.inputs, moved.targets - plain.targets
     for shift in shifts:
         torch.testing.assert_close(shift, torch.full_like(shift, 3.0))
+
+
+def test_targets_are_spoilt_in_training_and_validation_alone(base):
+    sizes = {"num_train": 2000, "num_val": 500, "num_test": 100}
+    clean = tasks.load("teacher", **sizes)
+    for name in tasks.SPOILT:
+        spoilt = tasks.load(f"teacher_{name}", **sizes)
+        assert torch.equal(spoilt.test.targets, clean.test.targets), name
+        assert torch.equal(spoilt.train.inputs, clean.train.inputs), name
+        for split in ("train", "val"):
+            old, new = getattr(clean, split).targets, getattr(spoilt, split).targets
+            assert new.shape == old.shape and not torch.equal(new, old), name
+    raised = tasks.load("teacher_5_percent_50_too_high", **sizes).train.targets
+    change = (raised - clean.train.targets).round().unique(return_counts=True)
+    assert [part.tolist() for part in change] == [[0, 50], [1900, 100]]
+    targets = tasks.load("teacher_20_percent_swapped", **sizes).train.targets
+    assert torch.equal(targets.sort(dim=0).values, clean.train.targets.sort(dim=0).values)
+    assert (targets != clean.train.targets).sum() == 400
+
+
+@pytest.mark.parametrize("name, median", [("gaussian", 0), ("laplace", 0), ("skewed", -0.30685)])
+def test_noise_has_mean_0_variance_1_and_its_median(name, median):
+    generator = torch.Generator().manual_seed(0)
+    noise = tasks.SPOILT[name](torch.zeros(400_000, 1), generator)
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+    assert noise.var().item() == pytest.approx(1, abs=0.02)
+    assert noise.median().item() == pytest.approx(median, abs=0.01)
+
+
+def test_wrong_labels_are_other_labels_and_the_test_keeps_its_own(base):
+    sizes = {"num_train": 1000, "num_val": 200, "num_test": 100}
+    right, wrong = (tasks.load(f"images_16{x}", **sizes) for x in ("", "_20_percent_wrong"))
+    assert torch.equal(right.test.targets, wrong.test.targets)
+    for split, count in (("train", 200), ("val", 40)):
+        old, new = getattr(right, split).targets, getattr(wrong, split).targets
+        assert (old != new).sum() == count and set(new.tolist()) <= set(range(10))
 
 
 def test_heavy_tails_span_decades_and_their_targets_see_a_window_of_them(base):
@@ -446,6 +497,24 @@ def test_reshaping_keeps_the_values_and_loses_the_neighbours():
     by_hand = torch.stack([img.permute(1, 2, 0).reshape(-1).reshape(3, 32, 32) for img in original])
     assert torch.equal(shredded, by_hand)
     assert not torch.equal(shredded, original)
+
+
+def test_slips_are_those_of_numpy():
+    images = torch.arange(5 * 3 * 4 * 4).view(5, 3, 4, 4)
+    last = images.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+    glued = np.concatenate([last[..., c] for c in range(3)], axis=2)  # (N, H, 3 W)
+    film = np.stack(list(last), axis=1).reshape(last.shape)
+    expected = {
+        "reshaped": last.reshape(5, 3, 4, 4),
+        "swapped": images.numpy().swapaxes(2, 3),
+        "side_by_side": glued.reshape(5, 3, 4, 4),
+        "stacked_on_axis_1": film.transpose(0, 3, 1, 2),
+    }
+    for name, by_hand in expected.items():
+        np.testing.assert_array_equal(tasks.SLIPS[name](images).numpy(), by_hand)
+    scattered = tasks.SLIPS["scattered"](images)
+    assert torch.equal(scattered.flatten(1).sort().values, images.flatten(1))
+    assert torch.equal(scattered[0].flatten() + 48, scattered[1].flatten())  # one order for all
 
 
 def test_principal_coordinates_keep_inner_products():

@@ -267,6 +267,24 @@ def test_a_transform_refuses_stored_images():
         train(TrainConfig(transform="tanh", epochs=1), 0, make_images())
 
 
+@pytest.mark.parametrize(
+    "loss, of_error", [("one_hot_l2", torch.square), ("one_hot_l1", torch.abs)]
+)
+def test_classes_can_be_fitted_as_one_hot_rows(loss, of_error):
+    config = replace(SMALL, loss=loss, epochs=3)
+    dataset = make_dataset(200)
+    result = train(config, 0, dataset)
+    assert result.history["train_loss"][-1] < result.history["train_loss"][0]
+    assert "train_accuracy" in result.history
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    found = training.evaluate(result.model, dataset.test, prepare, loss_fn=training.LOSSES[loss])
+    outputs, classes = result.model(dataset.test.inputs), dataset.test.targets
+    rows = torch.eye(outputs.shape[1])[classes]
+    assert found.loss == pytest.approx(of_error(outputs - rows).sum(dim=1).mean().item(), rel=1e-5)
+    mean = training.LOSSES[loss](outputs, classes).item()
+    assert mean == pytest.approx(found.loss, rel=1e-5) and found.accuracy is not None
+
+
 def make_regression(num_train: int = 200) -> Dataset:
     dataset = make_dataset(num_train)
     splits = {
