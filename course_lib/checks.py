@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from course_lib import zoo
+from course_lib import diagnostics, zoo
 from course_lib.faults import Setup
 from course_lib.zoo import Case
 
@@ -46,7 +46,8 @@ def changed(case: Case, **changes) -> Case:
 def look(case: Case, seed: int) -> dict[str, float]:
     """T17 and T19, and what else can be seen before the first step.
 
-    `roughness`: 1 - correlation of horizontal neighbours in training images; 0 without images.
+    `roughness`: 1 - the smaller correlation of neighbours in training images, of a pixel with the
+    one to its right and with the one below; 0 without images.
     `largest`: largest absolute training input, as the net sees it. `shift`: how far validation
     inputs lie from training inputs: the largest difference of two means in training deviations, or
     of the logarithms of two deviations. `one_sidedness`: of the first batch's targets, the share of
@@ -68,8 +69,9 @@ def look(case: Case, seed: int) -> dict[str, float]:
 
 
 def _roughness(images: Tensor) -> float:
-    neighbours = torch.stack([images[..., :-1].flatten(), images[..., 1:].flatten()])
-    return 1.0 - torch.corrcoef(neighbours)[0, 1].item()
+    # images of one value, or with NaN, have no correlation, and look wrong at once
+    varied = images.var() > 0
+    return 1.0 - min(diagnostics.neighbour_correlation(images)) if varied else math.nan
 
 
 def _shift(inputs: Tensor, val_inputs: Tensor) -> float:

@@ -36,9 +36,9 @@ def test_skill_is_0_for_guessing_1_for_the_reference_and_finite():
 
 def test_a_look_finds_what_lies_open():
     healthy = read("look", "cnn")
-    assert healthy["roughness"] < 0.3 and healthy["largest"] < 6 and healthy["first_loss"] < 0.5
+    assert healthy["roughness"] < 0.4 and healthy["largest"] < 6 and healthy["first_loss"] < 0.5
     assert healthy["one_sidedness"] < 0.4 and healthy["shift"] < 0.5
-    assert read("look", "cnn", "pixels_reshaped")["roughness"] > 1.2 * healthy["roughness"]
+    assert read("look", "cnn", "pixels_reshaped")["roughness"] > 0.5
     assert read("look", "cnn", "inputs_0_to_255")["largest"] > 200
     assert read("look", "cnn", "validation_unprepared")["shift"] > 1
     assert read("look", "cnn", "sorted_unshuffled")["one_sidedness"] > 0.2 + 0.1
