@@ -27,7 +27,14 @@ import torch
 from course_lib import checks, data, diagnostics, models, records, replicas, tasks, training, zoo
 from course_lib.records import RecordError, Runs, run_key
 from course_lib.training import TrainConfig
-from course_lib.verdicts import Contrast, Verdict, diagnostic, judge, repairs
+from course_lib.verdicts import (
+    Contrast,
+    Verdict,
+    diagnostic,
+    judge,
+    repairs,
+    shares_by_arm,
+)
 from course_lib.zoo import Case
 
 CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
@@ -580,6 +587,23 @@ def mends(nets: tuple[str, ...] = zoo.ALL) -> Contrast:
         "after_skill", before="before_skill", faults=zoo.arms_by_fault("judge", nets),
         healthy=zoo.healthy_arms("judge", nets),
     )  # fmt: skip
+
+
+def shares_by_half(study: "Study", claim: str) -> dict[str, dict[str, dict[str, float]]]:
+    """What `plots.matrix` draws of a contrast of `finds` or `mends`: half of the faults -> fault ->
+    net -> the share of runs that alarm, or are repaired. Without what has no run, or costs nothing.
+    """
+    contrast, runs, found = study.claims[claim], study.runs(), {}
+    for name, split in {"judging": "judge", "calibrating": "calibrate"}.items():
+        faults = {
+            fault: tuple(arm for arm in arms if arm in study.arms)  # it may leave out nets
+            for fault, arms in zoo.arms_by_fault(split).items()
+        }
+        half = replace(contrast, faults=faults, healthy=zoo.healthy_arms(split))
+        for arm, share in shares_by_arm(half, runs).items():
+            net, fault = arm.split()
+            found.setdefault(name, {}).setdefault(fault, {})[net] = share
+    return found
 
 
 # --- the queue --------------------------------------------------------------------------------

@@ -456,6 +456,16 @@ def _repaired(contrast: Contrast, runs: Runs, arm: str) -> list[bool]:
     return [new - old >= (w - old) / 2 for w, old, new in rows if w and w - old >= COSTLY * w]
 
 
+def shares_by_arm(contrast: Contrast, runs: Runs) -> dict[str, float]:
+    """Of each arm with a fault, the share of runs that alarm (`diagnostic`), or of its costly runs
+    those that are repaired (`repairs`); without arms that have none."""
+    arms = [arm for faulty in contrast.faults.values() for arm in faulty]
+    single = replace(contrast, faults={arm: (arm,) for arm in arms})
+    if contrast.kind == "repairs":
+        return repaired_shares(single, runs)
+    return alarm_shares(single, runs)[0]
+
+
 def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
     faulty, healthy = alarm_shares(contrast, runs)
     found, false = (sum(share >= 0.5 for share in shares.values()) for shares in (faulty, healthy))

@@ -527,6 +527,14 @@ def test_repairs(repaired, expected):
     assert judge("X1", *mended(**rows), 2).word == expected
 
 
+def test_shares_by_arm_tell_the_nets_of_a_fault_apart():
+    contrast = verdicts.diagnostic(METRIC, faults={"x": "fg"}, controls="h", calibrate="c")
+    runs = made_up(f=[1.0, 0.0], g=[0.0, 0.0], h=[0.0], c=[0.5])
+    assert verdicts.shares_by_arm(contrast, runs) == {"f": 0.5, "g": 0.0}
+    contrast, runs = mended(back=[(0.2, 0.61), (0.2, 0.3)], cheap=[(0.9, 0.9)])
+    assert verdicts.shares_by_arm(contrast, runs) == {"back": 0.5}
+
+
 def test_faults_that_cost_nothing_decide_nothing():
     verdict = judge("X1", *mended(cheap=[(0.9, 1.0)] * 2), 2)
     assert (verdict.word, verdict.detail) == ("open", "no fault costs anything")

@@ -599,6 +599,35 @@ def test_the_two_questions_to_a_tip_name_arms_of_its_study_and_no_calibrating_fa
     assert not {*contrasts["T15"].controls} & {*contrasts["T15"].calibrate}
 
 
+def test_shares_by_half_go_from_halves_to_faults_to_nets(monkeypatch):
+    claims = {"T12": experiments.finds("gain"), "T12 @ bug zoo": experiments.mends()}
+    study = Study("zoo", zoo.cases(check="lower_lr"), claims, seeds=1)
+    found = {"mlp init_zero": 0.5, "cnn dead_relus": 1.0}  # of either half
+    healthy = {"gain": 0.0, "before_skill": 1.0, "after_skill": 0.0}
+    made = healthy | {"before_skill": 0.0}
+    metrics = {
+        arm: (made if case.fault else healthy) | {"gain": found.get(arm, 0.0)}
+        for arm, case in study.arms.items()
+    }
+    metrics["mlp init_zero"] |= {"before_skill": 0.2, "after_skill": 0.7}
+    config = {arm: case.plain() for arm, case in study.arms.items()}
+    runs = {
+        arm: {"arm": arm, "seed": 0, "phase": "judge", "config": config[arm], "metrics": found}
+        for arm, found in metrics.items()
+    }
+    record = {"runs": runs, "analysis": study.plan() | {"tuned": {}}}
+    monkeypatch.setattr(Study, "record", lambda self: record)
+    alarms, repaired = (experiments.shares_by_half(study, claim) for claim in claims)
+    assert list(alarms) == ["judging", "calibrating"]
+    assert alarms["judging"]["init_zero"] == {
+        "mlp": 1.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0,
+    }  # fmt: skip
+    assert alarms["calibrating"]["dead_relus"]["cnn"] == 1.0
+    assert repaired["judging"]["init_zero"] == {
+        "mlp": 1.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0,
+    }  # fmt: skip
+
+
 def test_cases_of_some_nets_alone():
     nets = ("cnn", "resnet")
     assert {case.net for case in zoo.cases(nets=nets, check="look").values()} == set(nets)
