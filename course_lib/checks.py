@@ -7,19 +7,22 @@ alarm that nobody misses. Which number counts, and from where on, is for the pag
 """
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from course_lib import diagnostics, zoo
+from course_lib import diagnostics, models, zoo
 from course_lib.faults import Setup
 from course_lib.zoo import Case
 
 FIT_STEPS = 200  # to overfit a few examples
 FIRST_STEPS = 10  # in which gradients that explode show themselves
 BATCH_OF_ONE_STEPS = 200  # whose losses are compared
+BARE_EXAMPLES = 10  # whose gradients are read without batch norm, one by one
 LOOKED_AT = 256  # images whose neighbouring pixels are compared
 
 
@@ -94,23 +97,28 @@ def overfit(case: Case, seed: int) -> dict[str, float]:
 
     `one_loss` is the last training loss, as printed; `one_eval_loss` the loss of the same example
     when the script validates on it; so for two and thirty_two. In units of the loss of guessing.
+    The examples are drawn by `seed`.
     """
     found = {}
     for name, count in {"one": 1, "two": 2, "thirty_two": 32}.items():
         setup = zoo.build(changed(case, epochs=FIT_STEPS, max_steps=FIT_STEPS), seed)
-        chosen = _first_examples(setup.targets, count)
+        chosen = _few_examples(setup.targets, count, seed)
         setup.inputs, setup.targets = setup.inputs[chosen], setup.targets[chosen]
         found[f"{name}_loss"] = zoo.train(setup).losses[-1]
         found[f"{name}_eval_loss"] = _loss_in_validation(setup)
     return {name: loss / guessing_loss(case.net) for name, loss in found.items()}
 
 
-def _first_examples(targets: Tensor, count: int) -> Tensor:
-    """Places of the first `count` examples; of two, the second is the first that differs."""
-    others = (targets != targets[0]).flatten().nonzero()
+def _few_examples(targets: Tensor, count: int, seed: int) -> Tensor:
+    """Places of `count` examples at random; of two, the second is the first drawn that differs.
+
+    Not the first ones: where a fault spoils a single example, it is the first.
+    """
+    drawn = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    others = (targets[drawn] != targets[drawn[0]]).flatten().nonzero().flatten()
     if count == 2 and len(others):
-        return torch.tensor([0, others[0, 0].item()])
-    return torch.arange(count).clamp(max=len(targets) - 1)
+        return drawn[[0, others[0].item()]]
+    return drawn[torch.arange(count).clamp(max=len(drawn) - 1)]
 
 
 @torch.no_grad()
@@ -159,27 +167,33 @@ def shrink_batch(case: Case, seed: int) -> dict[str, float]:
 def remove_norm(case: Case, seed: int) -> dict[str, float]:
     """T15: batch norm out; and out with one example a step. For nets that have it.
 
-    `gradient`: |log10| of the norm of the first batch's gradient, before training; NaN if that is 0
-    or nothing has a gradient. `growth`: log10 of the largest loss of the first ten steps over the
-    first. `bare_gradient` and `bare_growth`: the same without batch norm.
+    `gradient`: the norm of each layer's weight gradient in the first batch, before training; of the
+    layer furthest from 1, |log10|, rounded down. NaN if a layer has no gradient, or zero. `growth`:
+    log10 of the largest loss of the first ten steps over the first. `bare_gradient` and
+    `bare_growth`: the same without batch norm and one example at a time; the gradient is the
+    median of ten examples.
     """
-    bare = {"batch_norm": False}
-    found = _compare(case, seed, bare=bare, bare_and_one={**bare, "batch_size": 1})
-    for prefix, changes in {"": {}, "bare_": bare}.items():
+    bare, bare_and_one = {"batch_norm": False}, {"batch_norm": False, "batch_size": 1}
+    found = _compare(case, seed, bare=bare, bare_and_one=bare_and_one)
+    for prefix, changes, num_batches in (("", {}, 1), ("bare_", bare_and_one, BARE_EXAMPLES)):
         variant = changed(case, **changes)
-        found[f"{prefix}gradient"] = _gradient_size(zoo.build(variant, seed))
+        found[f"{prefix}gradient"] = _decades_off(zoo.build(variant, seed), num_batches)
         few = changed(variant, max_steps=FIRST_STEPS)
         losses = torch.tensor(zoo.train(zoo.build(few, seed)).losses)  # its max() hides no NaN
         found[f"{prefix}growth"] = (losses.max() / losses[0].clamp(min=1e-9)).log10().item()
     return found
 
 
-def _gradient_size(setup: Setup) -> float:
-    inputs, targets = next(zoo.batches(setup))
-    setup.loss(setup.model.train()(setup.prepare(inputs)), targets).backward()
-    gradients = [p.grad for p in setup.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients).item() if gradients else 0.0
-    return abs(math.log10(norm)) if norm > 0 else math.nan
+def _decades_off(setup: Setup, num_batches: int) -> float:
+    """Whole powers of ten between 1 and the gradient of the worst layer: median of batches."""
+    layers, found = models.weight_layers(setup.model.train()), []
+    for inputs, targets in islice(zoo.batches(setup), num_batches):
+        setup.model.zero_grad()
+        setup.loss(setup.model(setup.prepare(inputs)), targets).backward()
+        norms = [0.0 if (g := layer.weight.grad) is None else g.norm().item() for layer in layers]
+        found.append(max(abs(math.log10(norm)) if norm > 0 else math.inf for norm in norms))
+    middle = statistics.median(found)
+    return math.floor(middle) if math.isfinite(middle) else math.nan
 
 
 def _compare(case: Case, seed: int, **variants: Mapping) -> dict[str, float]:

@@ -234,6 +234,10 @@ def _set_batch_norm(setup: Setup, keep: bool) -> None:
         replace_modules(setup.model, nn.BatchNorm2d, nn.Identity)
 
 
+def _scale_initial_weights(setup: Setup, factor: float) -> None:
+    models.scale_initial_weights(setup.model, factor)
+
+
 def _set_loss(setup: Setup, name: str) -> None:
     setup.loss = LOSSES[_known("loss", name, LOSSES)]
 
@@ -247,6 +251,7 @@ CHANGES: dict[str, Callable] = {
     "epochs": _setter("epochs"),
     "max_steps": _setter("max_steps"),
     "batch_norm": _set_batch_norm,
+    "init_scale": _scale_initial_weights,
     "loss": _set_loss,
 }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from course_lib import checks, data, experiments, tasks, zoo
+from course_lib import checks, data, experiments, models, tasks, zoo
 from course_lib.zoo import Case
 
 BASE = data.load_standin(256, 20)
@@ -65,12 +65,15 @@ def test_a_healthy_script_overfits_and_one_that_does_not_learn_does_not(net):
     assert all(broken[name] > 5 * healthy[name] for name in ("two_loss", "two_eval_loss"))
 
 
-def test_two_examples_have_different_targets():
+def test_a_few_examples_are_drawn_at_random_and_two_have_different_targets():
     targets = torch.tensor([3, 3, 3, 1, 3])
-    assert checks._first_examples(targets, 2).tolist() == [0, 3]
-    assert checks._first_examples(targets, 1).tolist() == [0]
-    assert checks._first_examples(targets[:3], 2).tolist() == [0, 1]
-    assert checks._first_examples(targets[:2], 4).tolist() == [0, 1, 1, 1]
+    for seed in range(5):
+        drawn = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+        assert checks._few_examples(targets, 1, seed).tolist() == drawn[:1].tolist()
+        first, second = checks._few_examples(targets, 2, seed).tolist()
+        assert first == drawn[0] and {targets[first].item(), targets[second].item()} == {1, 3}
+    assert checks._few_examples(targets[:3], 2, 0).unique().numel() == 2
+    assert checks._few_examples(targets[:2], 4, 0).bincount().tolist() in ([1, 3], [3, 1])
 
 
 def test_a_fault_in_validation_alone_shows_in_the_validation_of_one_example():
@@ -124,8 +127,22 @@ def test_one_huge_example_stands_out_of_batches_of_one(monkeypatch):
 
 
 def test_without_its_norms_a_bad_start_shows():
-    healthy, broken = (read("remove_norm", "cnn", fault) for fault in ("", "init_times_10"))
-    assert broken["bare_gradient"] > healthy["bare_gradient"] + 1
+    for factor in (0.01, 100.0):
+        case = Case("cnn", control=2, check="remove_norm", changes={"init_scale": factor})
+        found = checks.run(case, 1)
+        assert found["gradient"] <= 1 < 3 <= found["bare_gradient"]
+
+
+def test_a_gradient_is_off_by_whole_powers_of_ten():
+    setup = zoo.build(Case("cnn", control=2, changes={"batch_norm": False}), 1)
+    mean = setup.loss
+    readings = []
+    for factor in (1.0, 1e3, 1e6):  # the loss, and with it each layer's gradient
+        setup.loss = lambda outputs, targets, factor=factor: factor * mean(outputs, targets)
+        readings.append(checks._decades_off(setup, 3))
+    assert readings[1] + 3 == readings[2] and readings[0] < 3
+    models.weight_layers(setup.model)[0].requires_grad_(False)
+    assert math.isnan(checks._decades_off(setup, 3))
 
 
 @pytest.mark.parametrize("check", checks.CHECKS)
