@@ -143,6 +143,25 @@ def loss_growth(losses: list[float]) -> float:
     return max(losses, key=lambda loss: loss if math.isfinite(loss) else math.inf) / losses[0]
 
 
+def loss_by_steps(losses: list[float]) -> dict[str, float]:
+    """What the losses of single steps say, given that of the first step and those of the last ones.
+
+    first_loss; of the last ones last_loss, their mean, median_loss, and loss_swing, their 95 % over
+    their 5 % quantile. In decades, from −4 on, since below 0.0001 all is fitted, up to 38 where not
+    finite, about the largest float32: log_loss, of last_loss; loss_fall, from the first to that.
+    """
+    first, last = losses[0], torch.tensor(losses[1:], dtype=torch.float64)
+    low, median, high = last.quantile(torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
+    found = {"first_loss": first, "last_loss": last.mean().item(), "median_loss": median}
+    found["loss_swing"] = high / low if low else math.inf
+    log_first, found["log_loss"] = (_decades(loss) for loss in (first, found["last_loss"]))
+    return found | {"loss_fall": log_first - found["log_loss"]}
+
+
+def _decades(loss: float) -> float:
+    return math.log10(max(loss, 1e-4)) if math.isfinite(loss) else 38.0
+
+
 def dead_share_of(model, split: data.Split, prepare) -> float:
     """As `diagnostics.dead_share`, on a split too large to be prepared at once."""
     parts = data.batches(split, training.EVAL_BATCH)
@@ -183,6 +202,8 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
         metrics["loss_growth"] = loss_growth(since_dose(config, result.history)["train_loss"])
     if result.probes:
         metrics["grad_growth"] = grad_growth(result.probes)
+    if result.step_losses:
+        metrics |= loss_by_steps(result.step_losses)
     for name in config.measures if test else ():
         found = measure(name)(config, model, dataset)
         metrics |= found if isinstance(found, dict) else {name: found}
@@ -338,12 +359,12 @@ SOURCE = _source_digest()  # of the rooms that decide a run's numbers, as they w
 def canary(config: TrainConfig | Case) -> list[float]:
     """The losses of five fp32 steps on the stand-in: they move when course_lib's training does.
 
-    They end before the first that is over twice the one at the start: from there on rounding
-    decides, and another processor rounds otherwise.
+    They end before the first that is over twice the one at the start, or that is not finite: from
+    there on rounding decides, and another processor rounds otherwise.
     """
     found = _case_losses(config) if isinstance(config, Case) else _losses(config)
     losses = [float(f"{loss:.5g}") for loss in found]
-    calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0], losses)
+    calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0] < math.inf, losses)
     return list(calm)
 
 

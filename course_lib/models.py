@@ -174,6 +174,36 @@ def small_cnn(
     return _finish([*layers, nn.Linear(channels * height * width, 10, bias=bias)], init)
 
 
+def deep_cnn(
+    *,
+    depth: int = 18,
+    filters: int = 64,
+    image_shape: Sequence[int] = (3, 8, 8),
+    head: str = "flatten",
+    batch_norm: bool = True,
+    init: str = "he_truncated",
+    init_std: float | None = None,
+) -> nn.Sequential:
+    """A plain stack of 3×3 convolutions for a regression: one output, no shortcuts, no pooling.
+
+    The first of the `depth` convolutions halves the image by its stride, each has ReLU behind it
+    and, with `batch_norm`, a norm in front of that. The linear layer reads every position, or with
+    `head` "mean" the average of each channel.
+    `init_std` draws all weights from one Gaussian instead of `init`; biases are 0 at the start.
+    """
+    if depth < 1 or filters < 1:
+        raise ValueError(f"depth is {depth!r}, filters {filters!r}; give at least 1 of each")
+    layers, (channels, height, width) = [], image_shape
+    for place in range(depth):
+        layers.append(nn.Conv2d(channels, filters, 3, 1 if place else 2, 1))
+        layers += [nn.BatchNorm2d(filters)] * batch_norm + [nn.ReLU()]
+        channels = filters
+    left = filters * math.ceil(height / 2) * math.ceil(width / 2)
+    if _known("head", head, ("flatten", "mean")) == "mean":
+        layers, left = [*layers, nn.AdaptiveAvgPool2d(1)], filters
+    return _finish([*layers, nn.Flatten(), nn.Linear(left, 1)], init, init_std)
+
+
 def small_resnet(
     *,
     widths: Sequence[int] = (16, 32, 64),
@@ -293,6 +323,7 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
     "strided_cnn": (strided_cnn, "stuck CNN, answer 1, second listing (C7)", 1_437_962),
     "thin_cnn": (thin_cnn, "stuck CNN, answer 3 (C21)", 183_242),
     "small_cnn": (small_cnn, "our own, where a study needs a small CNN", 33_834),
+    "deep_cnn": (deep_cnn, "our own, for the case study: deep, plain, a regression", 632_897),
     "small_resnet": (small_resnet, "our own, where a tip meets a modern net", 77_946),
 }
 

@@ -176,6 +176,42 @@ def images_decades(base: Dataset) -> Dataset:
     return _map_splits(images_16(base), spread)
 
 
+SCENE_IMAGES = 50  # distinct training images of `scene`; over them its targets are standardised
+SCENE_DECADES = range(9)  # 0: pixels as they are, nearly: 0 to 1
+SCENE_SPREAD = 5.0  # their standard deviation: a constant guess costs 25
+
+
+def scene(decades: int, images: int = SCENE_IMAGES) -> Callable[[Dataset], Dataset]:
+    """A task: a regression on images of 8 × 8 pixels whose values span `decades` powers of ten.
+
+    Inputs float32 (N, 3, 8, 8): a pixel of 0 to 1 becomes 0 to 10**`decades`, evenly in decades.
+    Targets float32 (N, 1): by how much the lower half of an image was brighter than the upper half
+    before that, standardised and times 5. The training split holds its first `images` images again
+    and again, so that an epoch on one of them has many steps.
+    """
+
+    def task(base: Dataset) -> Dataset:
+        small = images_8(base)
+        known = _slope(small.train)[:SCENE_IMAGES]
+
+        def spread(split: Split) -> Split:
+            inputs = (data.to_float(split.inputs) * math.log1p(10.0**decades)).expm1()
+            return Split(inputs, (_slope(split) - known.mean()) / known.std() * SCENE_SPREAD)
+
+        made = _map_splits(small, spread)
+        again = torch.arange(len(made.train)) % images
+        return replace(made, train=Split(made.train.inputs[again], made.train.targets[again]))
+
+    return task
+
+
+def _slope(split: Split) -> torch.Tensor:
+    """Mean brightness of the lower half minus that of the upper half, of 1: (N, 1)."""
+    rows = data.to_float(split.inputs).mean(dim=(1, 3))  # (N, height)
+    upper, lower = rows.chunk(2, dim=1)
+    return (lower.mean(dim=1) - upper.mean(dim=1))[:, None]
+
+
 def _draw_splits(base: Dataset, draw: Callable[[Split, int], Split]) -> Dataset:
     """Splits of the sizes of `base`, each drawn from a seed of its own."""
     splits = {"train": base.train, "val": base.val, "test": base.test}
@@ -316,6 +352,9 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     **{f"teacher_{name}": teacher_spoilt(spoil) for name, spoil in SPOILT.items()},
     "heavy_bulk": heavy_tailed(3, 5),  # the middle two thirds of the inputs
     "heavy_tail": heavy_tailed(5, 7),  # the largest sixth
+    **{f"scene_{decades}": scene(decades) for decades in SCENE_DECADES},
+    **{f"scene_{decades}_one": scene(decades, 1) for decades in SCENE_DECADES},
+    **{f"scene_{decades}_two": scene(decades, 2) for decades in SCENE_DECADES},
 }
 
 

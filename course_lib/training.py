@@ -23,7 +23,9 @@ from course_lib.data import Dataset, Split
 EVAL_BATCH = 1000
 PROBE_INPUTS = 2000  # probes read the first 2,000 training examples, always the same ones
 RECORDINGS = {"cuda": graphs.record_cuda}  # kinds of device that replay their steps
-STATE = ("epoch", "history", "probes", "sharpness")  # plain parts of a run that a checkpoint holds
+STATE = (  # plain parts of a run that a checkpoint holds
+    "epoch", "history", "probes", "sharpness", "step_losses",
+)  # fmt: skip
 CHECKPOINT_SECONDS = 60.0  # a run that lasts longer writes a checkpoint after its epochs
 
 
@@ -64,6 +66,7 @@ class TrainConfig:
     eps_scale: tuple[float, ...] = ()  # factors on Adam's eps, per weight layer
     precision: str = "fp32"  # "fp32", "bf16" (autocast), "fp64", or "auto": see precision_on
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
+    last_losses: int = 0  # so many losses of single steps, the last ones, are kept; 0: none
     val_history: bool = True  # read the validation images after each epoch; else at the end alone
     measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
@@ -104,6 +107,7 @@ class Result:
     `history`: one entry per epoch. `probes`: one entry per probe step, read before that step's
     update. `diverged_step`: the first step with a loss that is not finite, or None. `sharpness`:
     the loss's largest curvature, measured where `lr_doses` asks for it; one entry per dose.
+    `step_losses`: the loss of the first step, then those of the last `last_losses`, if any.
     """
 
     model: nn.Module
@@ -111,6 +115,7 @@ class Result:
     probes: dict[str, list]
     diverged_step: int | None
     sharpness: list[float] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
 
 
 # --- schedules: step -> factor on the learning rate -------------------------------------------
@@ -136,12 +141,26 @@ def late_drop(step: int, num_steps: int) -> float:
     return 1.0 if step < 0.9 * num_steps else 0.1
 
 
+def drops(*steps: int) -> Callable[[int, int], float]:
+    """A schedule: to a tenth at each of `steps`, however long the run."""
+    return lambda step, _: 0.1 ** sum(step >= drop for drop in steps)
+
+
+def decay(factor: float) -> Callable[[int, int], float]:
+    """A schedule: times `factor` at each step."""
+    return lambda step, _: factor**step
+
+
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
     "early_drop": early_drop,  # to a tenth, after a fifth of the steps
     "late_drop": late_drop,  # to a tenth, for the last tenth of the steps
+    "drops_300_3000": drops(300, 3000),
+    "drops_2000_5000": drops(2000, 5000),
+    "decay_0.9995": decay(0.9995),
+    "decay_0.999995": decay(0.999995),
 }
 
 
@@ -425,7 +444,7 @@ def train(
             run.save(checkpoint)
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
-    return Result(run.model, run.history, run.probes, run.diverged_step, run.sharpness)
+    return run.result()
 
 
 def check_device(name: str) -> torch.device:
@@ -476,6 +495,7 @@ class _Run:
         self.epoch, self.diverged_step, self.saved_at = 0, None, time.monotonic()
         self.probe_steps = probe_steps(config.probe_until)
         self.history, self.probes, self.sharpness = {"epoch": []}, {}, []
+        self.step_losses: list[float] = []
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split. Reads nothing back from the device until its end."""
@@ -545,6 +565,8 @@ class _Run:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             self.diverged_step = epoch * self.batches_per_epoch + bad[0].item()
+        if self.config.last_losses:
+            self._keep(losses)
         sizes = torch.full_like(losses, self.config.batch_size)
         sizes[-1] = len(self.train_split) - self.config.batch_size * (len(losses) - 1)
         entry = {
@@ -560,6 +582,16 @@ class _Run:
             if value is not None:
                 self.history.setdefault(name, []).append(value)
         self.epoch = epoch + 1
+
+    def _keep(self, losses: Tensor) -> None:
+        """Add an epoch's losses to those that are kept: the first of the run, and the last ones."""
+        first, *last = [*self.step_losses, *losses.tolist()]
+        self.step_losses = [first, *last[-self.config.last_losses :]]
+
+    def result(self) -> Result:
+        """What has been trained and seen so far."""
+        seen = self.probes, self.diverged_step, self.sharpness, self.step_losses
+        return Result(self.model, self.history, *seen)
 
     def save(self, path: Path | None) -> None:
         """Write the state atomically, at most once a minute."""

@@ -7,7 +7,7 @@ rules of `judge`, never typed. Reading needs no torch.
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from course_lib.records import Runs, rounded
@@ -46,6 +46,8 @@ class Contrast:
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> arms that have it
     controls: tuple[str, ...] = ()
     calibrate: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()  # several arms of an event, and their rivals
+    against: tuple[str, ...] = ()
     false_alarms: float = 0.0
     before: str = ""
     healthy: Mapping[str, str] = field(default_factory=dict)  # arm -> the same one without fault
@@ -54,7 +56,7 @@ class Contrast:
     note: str = ""
 
     def __post_init__(self):
-        for name in ("controls", "calibrate"):  # lists, if they come out of a record
+        for name in ("controls", "calibrate", "cases", "against"):  # lists, out of a record
             object.__setattr__(self, name, tuple(getattr(self, name)))
         faults = {name: tuple(arms) for name, arms in self.faults.items()}
         object.__setattr__(self, "faults", faults)
@@ -69,7 +71,8 @@ class Contrast:
         """The arms that it speaks of."""
         faulty = (arm for arms in self.faults.values() for arm in arms)
         healthy = (*self.controls, *self.calibrate, *self.healthy.values())
-        return [arm for arm in (self.arm, self.than, *faulty, *healthy) if arm]
+        several = (*faulty, *healthy, *self.cases, *self.against)
+        return [arm for arm in (self.arm, self.than, *several) if arm]
 
     def read(self) -> list[tuple[str, str]]:
         """The arm and, if there is one, that it is compared with, each with its metric."""
@@ -125,18 +128,29 @@ def always(arm: str, metric: str, *, never_above: float, than: str = "") -> Cont
 
 
 def event(
-    arm: str,
+    arm: str | Sequence[str],
     metric: str,
     *,
     share: float = 0.5,
     at_least: float | None = None,
     at_most: float | None = None,
+    than: str | Sequence[str] = (),
 ) -> Contrast:
-    """In more than `share` of the runs `metric` is at least / at most the given value; a run that
-    has no finite value may be either."""
-    if (at_least is None) == (at_most is None):
-        raise ValueError("an event needs exactly one of at_least and at_most")
-    return Contrast("event", arm, metric, threshold=share, at_least=at_least, at_most=at_most)
+    """In more than `share` of the runs `metric` is at least, at most or between the given values; a
+    run that has no finite value may be either.
+
+    `arm` may be several: the runs of all count, where each arm is a task of its own. With `than`,
+    one arm for each of them, it is the difference to that arm's run of the same seed that counts.
+    """
+    if at_least is None and at_most is None:
+        raise ValueError("an event needs at_least, at_most or both")
+    cases, against = ((v,) if isinstance(v, str) else tuple(v) for v in (arm, than))
+    if against and len(against) != len(cases):
+        raise ValueError(f"than has {len(against)} arms for {len(cases)}; give one for each")
+    bounds = {"threshold": share, "at_least": at_least, "at_most": at_most}
+    if len(cases) == 1 and not against:
+        return Contrast("event", cases[0], metric, **bounds)
+    return Contrast("event", metric=metric, cases=cases, against=against, **bounds)
 
 
 def diagnostic(
@@ -395,14 +409,15 @@ def _judge_always(contrast: Contrast, runs: Runs) -> Verdict:
 def _share(contrast: Contrast, values: list[float | None]) -> tuple[int, tuple, tuple]:
     """How many values are hits, with the share's 95 % and 99 % intervals."""
     known = [value for value in values if value is not None]
-    least, most = contrast.at_least, contrast.at_most
-    hits = sum(v >= least if least is not None else v <= most for v in known)
+    least = -math.inf if contrast.at_least is None else contrast.at_least
+    most = math.inf if contrast.at_most is None else contrast.at_most
+    hits = sum(least <= value <= most for value in known)
     maybe = 0 if contrast.metric in NULL_IS_NEVER else len(values) - len(known)
     return hits, *(binomial_interval(hits, len(values), p, maybe=maybe) for p in (0.95, 0.99))
 
 
 def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
-    values, share = runs.metric(contrast.arm, contrast.metric), contrast.threshold
+    values, share = _values(contrast, runs), contrast.threshold
     hits, interval95, (low, high) = _share(contrast, values)
     word = "holds" if low > share else "fails" if high < share else "open"
     return _made(
@@ -410,6 +425,18 @@ def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
         interval99=(low, high), flips_at=_flip(share, *(e for e in (low, high) if 0 < e < 1)),
         detail=f"{hits} of {len(values)} runs",
     )  # fmt: skip
+
+
+def _values(contrast: Contrast, runs: Runs) -> list[float | None]:
+    """What an event counts: a value of each run, or its difference to its counterpart's."""
+    cases = contrast.cases or (contrast.arm,)
+    if not contrast.against:
+        return [value for arm in cases for value in runs.metric(arm, contrast.metric)]
+    both = []
+    for pair in zip(cases, contrast.against, strict=True):
+        columns = (runs.metric(arm, contrast.metric) for arm in pair)  # in order of seed
+        both += zip(*columns, strict=False)  # lengths differ only while runs are missing
+    return [None if None in pair else pair[0] - pair[1] for pair in both]
 
 
 def alarm_above(contrast: Contrast, runs: Runs) -> float:

@@ -366,6 +366,39 @@ def test_wrong_labels_are_other_labels_and_the_test_keeps_its_own(base):
         assert (old != new).sum() == count and set(new.tolist()) <= set(range(10))
 
 
+def test_scenes_span_decades_and_repeat_their_first_images(base):
+    small = tasks.load("images_8", num_train=200, num_test=50)
+    for decades in (1, 8):
+        split = tasks.load(f"scene_{decades}", num_train=200, num_test=50).train
+        assert split.inputs.shape == (200, 3, 8, 8) and split.inputs.dtype == torch.float32
+        assert split.inputs.min() >= 0 and split.inputs.max() <= 1.0001 * 10**decades
+        back = split.inputs[:50].log1p() / math.log1p(10.0**decades) * 255
+        torch.testing.assert_close(back, small.train.inputs[:50].float(), rtol=0, atol=0.01)
+        assert torch.equal(split.inputs[50:100], split.inputs[:50])
+        first = split.targets[:50]
+        assert first.mean().item() == pytest.approx(0, abs=1e-4)
+        assert first.std().item() == pytest.approx(5)
+    pixels = small.train.inputs[:50].float()
+    slope = pixels[:, :, 4:].mean(dim=(1, 2, 3)) - pixels[:, :, :4].mean(dim=(1, 2, 3))
+    assert torch.corrcoef(torch.stack([slope, first[:, 0]]))[0, 1] > 0.9999
+    for name, images in (("scene_8_one", 1), ("scene_8_two", 2)):
+        few = tasks.load(name, num_train=200, num_test=50)
+        assert len(few.train.targets.unique()) == images and len(few.test.targets.unique()) > 10
+        assert torch.equal(few.train.targets[:images], first[:images])
+
+
+def test_losses_of_steps_become_quantiles_and_decades():
+    found = experiments.loss_by_steps([100.0, *(k / 1000 for k in range(1, 102))])
+    assert found["first_loss"] == 100.0
+    assert found["last_loss"] == found["median_loss"] == pytest.approx(0.051)
+    assert found["loss_swing"] == pytest.approx(96 / 6)
+    assert found["log_loss"] == pytest.approx(math.log10(0.051))
+    assert found["loss_fall"] == pytest.approx(2 - math.log10(0.051))
+    lost = experiments.loss_by_steps([math.inf, math.nan])
+    assert (lost["log_loss"], lost["loss_fall"]) == (38.0, 0.0)
+    assert experiments.loss_by_steps([1.0, 0.0, 0.0])["loss_fall"] == 4.0
+
+
 def test_heavy_tails_span_decades_and_their_targets_see_a_window_of_them(base):
     bulk = tasks.load("heavy_bulk", num_train=2000, num_val=50, num_test=100).train
     inputs, decades = bulk.inputs, bulk.inputs.log10()

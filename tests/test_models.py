@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import itertools
 import json
+import statistics
 
 import numpy as np
 import pytest
@@ -40,9 +42,10 @@ def test_count_and_shape(name):
     model, (_, source, count) = seeded(name), models.MODELS[name]
     assert sum(p.numel() for p in model.parameters()) == count == models.num_parameters(model)
     assert source
+    side, outputs = (8, 1) if name == "deep_cnn" else (32, 10)
     for mode in (True, False):
-        logits = model.train(mode)(torch.rand(2, 3, 32, 32))
-        assert logits.shape == (2, 10) and logits.isfinite().all()
+        logits = model.train(mode)(torch.rand(2, 3, side, side))
+        assert logits.shape == (2, outputs) and logits.isfinite().all()
 
 
 def test_counts_that_the_texts_give():
@@ -311,6 +314,24 @@ def test_options_of_the_small_nets_put_their_layers_in_place():
         [1.0] * 3
     )
     assert (seeded("mlp", output="relu")(torch.rand(3, 3072)) >= 0).all()
+
+
+def test_the_deep_cnn_is_a_stack_that_explodes_by_the_formula_and_not_with_norms():
+    model = seeded("deep_cnn", depth=4, filters=8, init_std=1.0, batch_norm=False)
+    kinds = [type(layer).__name__ for layer in model]
+    assert kinds == ["Conv2d", "ReLU"] * 4 + ["Flatten", "Linear"]
+    images = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert model[0](images).shape == (10, 8, 4, 4) and model(images).shape == (10, 1)
+    sizes = [model[:k](images).square().mean().sqrt().item() for k in (1, 3, 5, 7)]
+    gains = [later / earlier for earlier, later in itertools.pairwise(sizes)]
+    inside = (10 / 12) ** 2  # the share of a 3×3 field that lies inside 4×4 pixels
+    assert statistics.geometric_mean(gains) == pytest.approx((72 * inside / 2) ** 0.5, rel=0.2)
+    averaged = seeded("deep_cnn", filters=8, head="mean")
+    assert averaged[-1].in_features == 8 and averaged(images).shape == (10, 1)
+    normed = seeded("deep_cnn", depth=4, filters=8, init_std=1.0)(images)
+    assert normed.abs().max() < 60 < model(images).abs().max()
+    with pytest.raises(ValueError, match="depth is 0, filters 64; give at least 1"):
+        models.build("deep_cnn", depth=0)
 
 
 def test_the_small_resnet_adds_its_shortcuts():

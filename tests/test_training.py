@@ -349,6 +349,25 @@ def test_a_drop_comes_once_and_stays(name, factors):
     assert [training.SCHEDULES[name](step, 10) for step in range(10)] == factors
 
 
+def test_drops_and_decay_count_steps_whatever_the_length_of_the_run():
+    early = training.SCHEDULES["drops_300_3000"]
+    assert [early(step, 10**6) for step in (299, 300, 2999)] == [1.0, 0.1, 0.1]
+    assert early(3000, 5) == pytest.approx(0.01)
+    assert training.SCHEDULES["drops_2000_5000"](1999, 10) == 1.0
+    assert training.SCHEDULES["decay_0.9995"](2000, 10) == pytest.approx(math.exp(-1), rel=1e-3)
+    assert training.SCHEDULES["decay_0.999995"](2000, 10) == pytest.approx(0.99, rel=1e-3)
+
+
+def test_the_losses_of_the_first_step_and_of_the_last_ones_are_kept():
+    config = replace(SMALL, epochs=3, batch_size=20, last_losses=4)  # ten steps an epoch
+    assert train(replace(config, last_losses=0)).step_losses == []
+    every = train(replace(config, last_losses=29))
+    assert len(every.step_losses) == 30
+    assert train(config).step_losses == [every.step_losses[0], *every.step_losses[-4:]]
+    for epoch, mean in enumerate(every.history["train_loss"]):
+        assert sum(every.step_losses[10 * epoch :][:10]) / 10 == pytest.approx(mean)
+
+
 def test_augmentation_changes_the_run_and_only_where_it_is_on():
     config = TrainConfig(epochs=1, batch_size=32)
     runs = [train(replace(config, augment=on), 0, make_images()) for on in (False, True)]
@@ -386,7 +405,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     config = TrainConfig(
         model="stuck_cnn", optimizer=optimizer, lr=0.001, epochs=3, batch_size=16,
-        augment=True, schedule="cosine", num_val=0, probe_until=5,
+        augment=True, schedule="cosine", num_val=0, probe_until=5, last_losses=3,
     )  # fmt: skip
     dataset, path = make_images(32), tmp_path / "run.pt"
     whole = train(config, 1, dataset)

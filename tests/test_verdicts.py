@@ -152,10 +152,18 @@ def test_a_contrast_names_its_arms(contrast, arms):
     assert contrast.arms() == list(arms)
 
 
-@pytest.mark.parametrize("bounds", [{}, {"at_least": 1.0, "at_most": 2.0}])
-def test_an_event_has_exactly_one_bound(bounds):
-    with pytest.raises(ValueError, match="exactly one of at_least and at_most"):
-        verdicts.event("a", METRIC, **bounds)
+def test_an_event_has_a_bound_and_one_rival_for_each_arm():
+    with pytest.raises(ValueError, match="needs at_least, at_most or both"):
+        verdicts.event("a", METRIC)
+    with pytest.raises(ValueError, match="than has 1 arms for 2; give one for each"):
+        verdicts.event(["a", "b"], METRIC, at_least=0.0, than="c")
+
+
+def test_an_event_of_one_arm_is_plain_as_before_and_one_of_several_comes_back():
+    assert verdicts.event(["a"], METRIC, at_least=0.0) == verdicts.event("a", METRIC, at_least=0.0)
+    several = verdicts.event(list("ab"), METRIC, at_least=0.0, than=list("cd"))
+    assert several.arms() == list("abcd")
+    assert Contrast(**several.plain()) == several
 
 
 # --- number -----------------------------------------------------------------------------------
@@ -414,6 +422,28 @@ def test_a_run_without_a_finite_value_may_or_may_not_be_the_event():
     assert word(contrast, made_up(a=[200.0] * 15 + [None] * 5), 20) == "open"
     verdict = judge("X1", contrast, made_up(a=[None] * 20), 20)
     assert (verdict.word, verdict.interval99, verdict.flips_at) == ("open", (0.0, 1.0), None)
+
+
+def test_an_event_between_two_bounds():
+    runs = made_up(a=[0.001] * 2 + [0.1] * 17 + [2.0])
+    verdict = judge("X1", verdicts.event("a", METRIC, at_least=0.01, at_most=1.0), runs, 20)
+    assert (verdict.word, verdict.detail) == ("holds", "17 of 20 runs")
+
+
+def test_an_event_counts_the_runs_of_several_arms():
+    tasks = {f"task {k}": [0.1 if k < 18 else 0.4] for k in range(20)}
+    contrast = verdicts.event(list(tasks), METRIC, at_most=0.1)
+    verdict = judge("X1", contrast, made_up(**tasks, seeds=1), 1)
+    assert (verdict.word, verdict.n, verdict.detail) == ("holds", 20, "18 of 20 runs")
+    assert judge("X1", contrast, made_up(**{**tasks, "task 3": []}, seeds=1), 1).word == "not yet"
+
+
+def test_an_event_may_be_a_difference_to_the_rivals_run_of_the_same_seed():
+    runs = made_up(a=[3.0, 1.0], b=[2.0, None], c=[1.0, 1.0], d=[2.5, 0.0], seeds=2)
+    contrast = verdicts.event(["a", "b"], METRIC, at_least=1.0, than=["c", "d"])
+    verdict = judge("X1", contrast, runs, 2)
+    assert verdict.detail == "1 of 4 runs"  # differences 2, 0, -0.5 and one that may be anything
+    assert verdict.interval99 == verdicts.binomial_interval(1, 4, 0.99, maybe=1)
 
 
 @pytest.mark.parametrize(("diverged", "expected"), [(20, "holds"), (10, "open"), (0, "fails")])
