@@ -21,6 +21,7 @@ import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -349,6 +350,41 @@ def image_grid(
     axes.imshow(mosaic, interpolation="none")
     axes.set_axis_off()
     return _finish(axes, ax, alt, caption, f"{len(images)} images of {height} × {width} pixels")
+
+
+def seen(values: np.ndarray, **options) -> np.ndarray:
+    """The pixels that matplotlib's `imshow` paints for `values`, one each, on a white page.
+
+    `values` (H, W) pass through a colour map, (H, W, 3) are colours; the pixels are uint8
+    (H, W, 3). `options` are those of `imshow`: vmin, vmax, norm, cmap.
+    """
+    height, width = np.shape(values)[:2]
+    fig = Drawing(figsize=(width, height), dpi=1, facecolor="white")
+    canvas, axes = FigureCanvasAgg(fig), fig.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(values, interpolation="none", aspect="auto", **options)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def lightness(colours: np.ndarray) -> np.ndarray:
+    """CIELAB lightness L*, 0 for black to 100 for white, of sRGB colours (..., 3) in [0, 1].
+
+    sRGB to luminance by IEC 61966-2-1, luminance to L* by CIE 1976 (e-ILV 17-23-076). Raises
+    ValueError for values outside [0, 1].
+    """
+    colours = np.asarray(colours, dtype=float)
+    if not ((colours >= 0) & (colours <= 1)).all():
+        raise ValueError(f"colours go from {colours.min()} to {colours.max()}; use [0, 1]")
+    curved = ((colours + 0.055) / 1.055) ** 2.4
+    luminance = np.where(colours <= 0.04045, colours / 12.92, curved) @ (0.2126, 0.7152, 0.0722)
+    straight = 841 / 108 * luminance + 4 / 29
+    return 116 * np.where(luminance > (6 / 29) ** 3, np.cbrt(luminance), straight) - 16
+
+
+def colour_map(name: str) -> np.ndarray:
+    """The 256 colours of matplotlib's map `name`, lowest value first: sRGB (256, 3) in [0, 1]."""
+    return matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
 
 
 def _axes(ax: Axes | None, height: float) -> Axes:

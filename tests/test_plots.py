@@ -507,3 +507,44 @@ def test_a_matrix_has_a_dot_for_each_share_and_none_where_nothing_was_asked():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["mlp", "cnn", "regression"]
     with pytest.raises(ValueError, match="give at least one row"):
         plots.matrix({"judge": {}}, alt=ALT, caption="Nothing.")
+
+
+# -------------------------------------------------------------------------- what a picture shows
+
+
+def test_pixels_are_those_that_matplotlib_saves():
+    values = np.random.default_rng(0).random((5, 7))
+    figure = matplotlib.figure.Figure(figsize=(7, 5), dpi=1)
+    figure.figimage(values)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba")
+    saved = np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(5, 7, 4)[..., :3]
+    np.testing.assert_allclose(plots.seen(values).astype(int), saved.astype(int), atol=3)
+
+
+def test_one_pixel_a_value_in_its_place_and_nan_is_the_page():
+    values = np.arange(12.0).reshape(3, 4)
+    values[1, 2] = np.nan
+    pixels = plots.seen(values, cmap="gray")
+    assert pixels.shape == (3, 4, 3) and (pixels[1, 2] == 255).all()
+    greys = pixels[..., 0].astype(int)
+    np.testing.assert_allclose(
+        greys[~np.isnan(values)], values[~np.isnan(values)] / 11 * 255, atol=1
+    )
+    colours = some_images(1)[0]
+    np.testing.assert_array_equal(plots.seen(colours), colours)
+
+
+def test_lightness_of_known_colours():
+    # published values: black, white, the sRGB primaries (D65), middle grey
+    colours = [[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0x80 / 255] * 3]
+    expected = [0, 100, 53.24, 87.74, 32.30, 53.59]
+    assert plots.lightness(np.array(colours)).tolist() == pytest.approx(expected, abs=0.02)
+    assert plots.lightness([0.002] * 3) == pytest.approx(903.3 * 0.002 / 12.92, rel=1e-3)
+    with pytest.raises(ValueError, match="go from 0.0 to 255.0; use"):
+        plots.lightness([[0, 128, 255]])
+
+
+def test_the_colours_of_a_map_are_in_order():
+    grey = plots.colour_map("gray")
+    np.testing.assert_allclose(grey, np.linspace(0, 1, 256)[:, None].repeat(3, axis=1))
