@@ -21,8 +21,9 @@ from course_lib.zoo import Case
 
 FIT_STEPS = 200  # to overfit a few examples
 FIRST_STEPS = 10  # in which gradients that explode show themselves
-BATCH_OF_ONE_STEPS = 200  # whose losses are compared
 BARE_EXAMPLES = 10  # whose gradients are read without batch norm, one by one
+FEW_STEPS = 1000  # one example at a time, at a learning rate that is too high for it
+ONE_PASS = 3000  # steps of one example each, in which all examples of a net come by once
 LOOKED_AT = 256  # images whose neighbouring pixels are compared
 
 
@@ -155,13 +156,19 @@ def enlarge_batch(case: Case, seed: int) -> dict[str, float]:
 def shrink_batch(case: Case, seed: int) -> dict[str, float]:
     """T14: one example a step, with the learning rate as it is, or 64 times lower.
 
-    `spread`: log10 of the largest over the median loss of the first 200 steps at the lr as it is.
+    `spread`: log10 of the largest over the median loss, squared errors as their roots, while all
+    examples come by once at the lower rate. Not finite if one loss is not, or if all are 0.
     """
-    smaller = {"batch_size": 1, "lr_factor": 1 / 64}
-    found = _compare(case, seed, one={"batch_size": 1}, one_and_lr=smaller)
-    few = changed(case, batch_size=1, max_steps=BATCH_OF_ONE_STEPS)
-    losses = torch.tensor(zoo.train(zoo.build(few, seed)).losses)
-    return found | {"spread": (losses.max() / losses.median().clamp(min=1e-9)).log10().item()}
+    smaller = {"batch_size": 1, "lr_factor": 1 / 64, "max_steps": ONE_PASS}
+    outcomes = {
+        "before": _outcome(case, seed),
+        "one": _outcome(case, seed, batch_size=1, max_steps=FEW_STEPS),
+        "one_and_lr": _outcome(case, seed, **smaller),
+    }
+    losses = torch.tensor(outcomes["one_and_lr"].losses)
+    errors = losses if zoo.NETS[case.net].loss == "cross_entropy" else losses.sqrt()
+    spread = (errors.max() / errors.median().clamp(min=1e-9)).log10().item()
+    return _compared(case.net, outcomes) | {"spread": spread}
 
 
 def remove_norm(case: Case, seed: int) -> dict[str, float]:
@@ -197,18 +204,63 @@ def _decades_off(setup: Setup, num_batches: int) -> float:
 
 
 def _compare(case: Case, seed: int, **variants: Mapping) -> dict[str, float]:
+    """As `_compared`, for the script as it is and after further changes."""
+    variants = {"before": {}, **variants}
+    return _compared(case.net, {k: _outcome(case, seed, **v) for k, v in variants.items()})
+
+
+def _outcome(case: Case, seed: int, **changes) -> zoo.Outcome:
+    return zoo.train(zoo.build(changed(case, **changes), seed))
+
+
+def _compared(net: str, outcomes: Mapping[str, zoo.Outcome]) -> dict[str, float]:
     """Score and truth of the script as it is, the truth of its variants, and what the author gets.
 
     `gain`: the most that a variant raises the score. `after_skill`: the truth about that variant.
     """
-    found, seen = {}, {}
-    for name, changes in {"before": {}, **variants}.items():
-        outcome = zoo.train(zoo.build(changed(case, **changes), seed))
-        seen[name] = skill(case.net, outcome.history["val_score"][-1])
-        found[f"{name}_skill"] = skill(case.net, outcome.performance)
-    best = max(variants, key=seen.get)
+    seen = {name: skill(net, found.history["val_score"][-1]) for name, found in outcomes.items()}
+    found = {f"{name}_skill": skill(net, found.performance) for name, found in outcomes.items()}
+    best = max((name for name in outcomes if name != "before"), key=seen.get)
     found |= {"before_seen": seen["before"], "gain": seen[best] - seen["before"]}
     return found | {"after_skill": found[f"{best}_skill"]}
+
+
+# --- which examples are bad -------------------------------------------------------------------
+
+
+def rank_losses(case: Case, seed: int) -> dict[str, float]:
+    """T14 on its own: do the losses of single examples find those whose targets a fault spoilt?
+
+    How often a spoilt example has a larger loss than another (the area under the ROC curve, 0.5 by
+    chance), losses read as they are trained on, once: `one_auc` and `one_and_lr_auc` with a batch
+    of one as in `shrink_batch`, `batch_auc` within batches as they are; `longer_auc`: these, as
+    means over all epochs of the script.
+    """
+    healthy = zoo.build(replace(case, fault=""), seed)
+    smaller = {"batch_size": 1, "lr_factor": 1 / 64}
+    found, epochs = {}, zoo.NETS[case.net].epochs
+    ways = {"one": ({"batch_size": 1}, 1), "one_and_lr": (smaller, 1)}
+    for name, (changes, passes) in (ways | {"batch": ({}, 1), "longer": ({}, epochs)}).items():
+        setup = zoo.build(changed(case, **changes), seed)
+        spoilt = (setup.targets != healthy.targets).flatten()
+        losses = _losses_in_training(setup, passes)
+        found[f"{name}_auc"] = diagnostics.rank_auc(losses, spoilt)
+    return found
+
+
+def _losses_in_training(setup: Setup, passes: int) -> Tensor:
+    """Each example's loss, just before the step that it is part of: the mean over the passes."""
+    order, losses = torch.Generator().manual_seed(setup.seed), torch.zeros(len(setup.inputs))
+    setup.model.train()
+    for _ in range(passes):
+        for chosen in torch.randperm(len(losses), generator=order).split(setup.batch_size):
+            outputs = setup.model(setup.prepare(setup.inputs[chosen]))
+            each = setup.loss(outputs, setup.targets[chosen], reduction="none").flatten()
+            losses[chosen] += each.detach() / passes
+            setup.optimizer.zero_grad()
+            each.mean().backward()
+            setup.optimizer.step()
+    return losses
 
 
 CHECKS: dict[str, Callable[[Case, int], dict[str, float]]] = {
@@ -220,6 +272,7 @@ CHECKS: dict[str, Callable[[Case, int], dict[str, float]]] = {
     "remove_norm": remove_norm,  # T15
     "enlarge_batch": enlarge_batch,  # T16
     "simplify_loss": simplify_loss,  # T18
+    "rank_losses": rank_losses,  # T14, without the zoo's question
 }
 
 

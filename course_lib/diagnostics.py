@@ -103,6 +103,20 @@ def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) 
             handle.remove()
 
 
+def rank_auc(scores: Tensor, marked: Tensor) -> float:
+    """How often a marked example has a larger score than another one; equal ones count half.
+
+    The area under the ROC curve, of `scores` (N,) and bool `marked` (N,): 1 if all marked ones come
+    first, 0.5 by chance. A score that is NaN counts as the largest. Raises ValueError if all are
+    marked, or none. Source: Hanley and McNeil (1982).
+    """
+    if marked.all() or not marked.any():
+        raise ValueError(f"marked has {int(marked.sum())} of {len(marked)}; mark some, not all")
+    scores = scores.nan_to_num(nan=math.inf, posinf=math.inf)
+    high, low = scores[marked, None], scores[~marked]
+    return ((high > low).double() + (high == low).double() / 2).mean().item()
+
+
 @torch.no_grad()
 def predicted_classes(model: nn.Module, inputs: Tensor) -> Tensor:
     """The class with the largest logit for each of `inputs` (N, ...): int64 (N,).

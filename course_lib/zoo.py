@@ -51,12 +51,16 @@ NUM_CONTROLS = 20  # a net
 
 def l1(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Absolute error; classes (N,) are compared as one-hot rows."""
-    return getattr((outputs - _as_numbers(targets)).abs(), reduction)()
+    return _reduced((outputs - _as_numbers(targets)).abs(), reduction)
 
 
 def l2(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Squared error; classes (N,) are compared as one-hot rows."""
-    return getattr((outputs - _as_numbers(targets)).square(), reduction)()
+    return _reduced((outputs - _as_numbers(targets)).square(), reduction)
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    return losses if reduction == "none" else getattr(losses, reduction)()
 
 
 def _as_numbers(targets: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ def small(monkeypatch):
     for net, config in zoo.NETS.items():
         monkeypatch.setitem(zoo.NETS, net, replace(config, num_train=192, num_val=64, epochs=2))
     monkeypatch.setattr(checks, "FIT_STEPS", 40)
-    monkeypatch.setattr(checks, "BATCH_OF_ONE_STEPS", 10)
+    monkeypatch.setattr(checks, "FEW_STEPS", 10)
+    monkeypatch.setattr(checks, "ONE_PASS", 20)
     monkeypatch.setattr(zoo, "MAX_STEPS", 20)
 
 
@@ -119,11 +120,38 @@ def test_a_larger_batch_takes_as_many_steps_only_if_asked():
 
 
 def test_one_huge_example_stands_out_of_batches_of_one(monkeypatch):
-    monkeypatch.setattr(checks, "BATCH_OF_ONE_STEPS", 200)  # all 192 come by
+    monkeypatch.setattr(checks, "ONE_PASS", 192)  # all come by
     found = [
         read("shrink_batch", "regression", fault)["spread"] for fault in ("one_huge_sample", "")
     ]
     assert math.isnan(found[0]) or found[0] > found[1] + 1
+
+
+def test_the_spread_of_squared_errors_is_that_of_errors():
+    case = Case("regression", control=2, check="shrink_batch")
+    losses = torch.tensor(
+        checks._outcome(case, 1, batch_size=1, lr_factor=1 / 64, max_steps=20).losses
+    )
+    spread = (losses.max() / losses.median()).log10().item() / 2
+    assert checks.run(case, 1)["spread"] == pytest.approx(spread)
+
+
+def test_without_any_loss_the_spread_is_not_finite():
+    assert read("shrink_batch", "mlp", "softmax_over_batch")["spread"] == -math.inf
+
+
+def test_large_losses_find_outliers_in_batches_of_one_and_of_64():
+    found = read("rank_losses", "regression", "targets_5_percent_outliers")
+    assert set(found) == {"one_auc", "one_and_lr_auc", "batch_auc", "longer_auc"}
+    assert min(found["one_and_lr_auc"], found["batch_auc"], found["longer_auc"]) > 0.95
+
+
+def test_losses_in_training_are_those_of_the_script():
+    setup, again = (zoo.build(Case("mlp", control=2), 1) for _ in range(2))
+    losses = checks._losses_in_training(setup, 1)
+    again.epochs = 1
+    assert losses.mean().item() == pytest.approx(torch.tensor(zoo.train(again).losses).mean())
+    assert all(map(torch.equal, setup.model.parameters(), again.model.parameters()))
 
 
 def test_without_its_norms_a_bad_start_shows():
@@ -148,7 +176,8 @@ def test_a_gradient_is_off_by_whole_powers_of_ten():
 @pytest.mark.parametrize("check", checks.CHECKS)
 def test_the_same_seed_gives_the_same_numbers(check):
     net = "cnn" if check == "remove_norm" else "regression"
-    assert read(check, net) == read(check, net)
+    fault = "targets_5_percent_outliers" if check == "rank_losses" else ""
+    assert read(check, net, fault) == read(check, net, fault)
 
 
 def test_a_check_goes_through_the_runner_and_into_the_key():

@@ -530,3 +530,19 @@ def test_a_frozen_net_has_no_hessian():
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no trained parameters; its Hessian is empty"):
         diagnostics.top_hessian_eigenvalue(model, F.cross_entropy, images, targets)
+
+
+# --- ranks ------------------------------------------------------------------------------------
+
+
+def test_rank_auc_counts_pairs():
+    marked = torch.tensor([True, False, True, False])
+    assert diagnostics.rank_auc(torch.tensor([4.0, 1.0, 3.0, 2.0]), marked) == 1.0
+    assert diagnostics.rank_auc(torch.tensor([4.0, 1.0, 1.0, 2.0]), marked) == (2 + 0.5) / 4
+    lost = torch.tensor([torch.nan, 1.0, torch.inf, torch.inf])
+    assert diagnostics.rank_auc(lost, marked) == 0.75
+
+
+def test_rank_auc_needs_both_kinds():
+    with pytest.raises(ValueError, match="marked has 2 of 2"):
+        diagnostics.rank_auc(torch.ones(2), torch.ones(2, dtype=torch.bool))
