@@ -47,7 +47,7 @@ TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
-MAX_CANARIES = 3  # arms of a study, evenly spread, that a record keeps a canary for
+MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
 
 # --- one run ----------------------------------------------------------------------------------

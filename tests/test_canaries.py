@@ -19,7 +19,7 @@ def test_the_canary_notices_a_change_in_training():
 def test_canaries_of_the_records_still_sing(study):
     arms = experiments.all_studies()[study.removesuffix(records.GPU)].arms
     canaries = records.load(study)["canaries"]
-    kept = arms.keys() & canaries.keys()
+    kept = [arm for arm in arms if arm in canaries]
     assert kept or not arms, "a record of runs needs a canary of one arm at least"
-    for arm in kept:
+    for arm in kept[: experiments.MAX_CANARIES]:  # older records hold more
         assert experiments.canary(arms[arm]) == pytest.approx(canaries[arm], rel=1e-3), arm
