@@ -47,6 +47,7 @@ TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
+EQUAL_ACCURACIES = (0.4, 0.45, 0.5)  # the posted CNN log passes them from epoch 4 to 9
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
 
@@ -162,6 +163,30 @@ def _decades(loss: float) -> float:
     return math.log10(max(loss, 1e-4)) if math.isfinite(loss) else 38.0
 
 
+def loss_at_accuracy(history: Mapping[str, list], split: str, accuracy: float) -> float | None:
+    """The loss when the `split`'s accuracy first reaches `accuracy`: on a straight line between
+    two epochs, the first of which is guessing (a tenth right, loss ln 10). None if it never does.
+    """
+    before = (0.1, math.log(10))
+    for now in zip(history[f"{split}_accuracy"], history[f"{split}_loss"], strict=True):
+        if now[0] >= accuracy:
+            share = (accuracy - before[0]) / (now[0] - before[0])
+            return before[1] + share * (now[1] - before[1])
+        before = now
+    return None
+
+
+def loss_at_equal_accuracy(history: Mapping[str, list]) -> dict[str, float]:
+    """equal_accuracy_{split}_loss for training and validation, as the history has them: the mean
+    of `loss_at_accuracy` at `EQUAL_ACCURACIES`; NaN if one of them is never reached."""
+    found = {}
+    for split in ("train", "val"):
+        losses = [loss_at_accuracy(history, split, level) for level in EQUAL_ACCURACIES]
+        value = math.nan if None in losses else statistics.fmean(losses)
+        found[f"equal_accuracy_{split}_loss"] = value
+    return found
+
+
 def dead_share_of(model, split: data.Split, prepare) -> float:
     """As `diagnostics.dead_share`, on a split too large to be prepared at once."""
     parts = data.batches(split, training.EVAL_BATCH)
@@ -205,6 +230,9 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
     if result.step_losses:
         metrics |= loss_by_steps(result.step_losses)
     for name in config.measures if test else ():
+        if name in HISTORY_MEASURES:
+            metrics |= HISTORY_MEASURES[name](result.history)
+            continue
         found = measure(name)(config, model, dataset)
         metrics |= found if isinstance(found, dict) else {name: found}
     return metrics | {"diverged_step": result.diverged_step}
@@ -213,7 +241,8 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
 def measure(name: str) -> Callable:
     """The function behind a name in `TrainConfig.measures`; ValueError for an unknown one."""
     if name not in MEASURES:
-        raise ValueError(f"measures holds {name!r}; known: {', '.join(MEASURES)}")
+        known = ", ".join((*MEASURES, *HISTORY_MEASURES))
+        raise ValueError(f"measures holds {name!r}; known: {known}")
     return MEASURES[name]
 
 
@@ -331,14 +360,27 @@ def _on_moved_images(name: str) -> Callable:
     return values
 
 
+def _accuracy_by_fifth(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
+    """Accuracy on each fifth of the training split in its stored order: lowest and median."""
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    parts = torch.arange(len(dataset.train)).tensor_split(5)
+    splits = [data.Split(dataset.train.inputs[p], dataset.train.targets[p]) for p in parts]
+    found = sorted(training.evaluate(model, split, prepare).accuracy for split in splits)
+    return {"lowest_fifth_accuracy": found[0], "median_fifth_accuracy": found[2]}
+
+
 # name -> function of configuration, net and dataset; gives a number, or several by their own names
 MEASURES: dict[str, Callable] = {
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
     "test_accuracy_own_statistics": _test_accuracy_own_statistics,
     "test_loss_clipped": _test_loss_clipped,
     "test_errors": _test_errors,
+    "accuracy_by_fifth": _accuracy_by_fifth,
     "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
     **{name: _on_moved_images(name) for name in WAYS_TO_MOVE},
+}
+HISTORY_MEASURES: dict[str, Callable[[Mapping], dict]] = {  # of what was read after each epoch
+    "loss_at_equal_accuracy": loss_at_equal_accuracy,
 }
 
 

@@ -240,17 +240,20 @@ def stuck_cnn(
     dropout_scale: float = 1.0,
     max_norm: float | None = 3.0,
     image_shape: Sequence[int] = (3, 32, 32),
+    widths: Sequence[int] = (32, 64, 128),
+    units: Sequence[int] = (1024, 512),
 ) -> nn.Sequential:
     """The net that stays at 60 %, as posted (Keras, channels first); `stuck_cnn_bn` adds the norms.
 
     `axis` says what batch normalisation runs over: "width", as posted (see `ColumnNorm`), or
     "channels", as meant. `dropout_scale` multiplies the posted rates, 0.2 after each block and 0.5
     after each dense layer. `max_norm` limits incoming weights in both hidden dense layers.
+    `widths` are the filters of the three blocks, `units` those of the two dense layers.
     """
     _known("axis", axis, ("none", "width", "channels"))
     channels, height, width = image_shape
     layers = []
-    for block, filters in enumerate((32, 64, 128)):
+    for block, filters in enumerate(widths):
         layers += [*_conv(channels, filters, 3, "same"), nn.ReLU()]
         layers += [*_conv(filters, filters, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
         if axis != "none":  # after pooling in blocks 1 and 2, before it in block 3: as posted
@@ -260,12 +263,12 @@ def stuck_cnn(
         layers.append(_dropout(0.2, dropout_scale))
         channels, height, width = filters, height // 2, width // 2
     layers.append(nn.Flatten())
-    for fan_in, units in pairwise((channels * height * width, 1024, 512)):
-        dense = nn.Linear(fan_in, units)
+    for fan_in, fan_out in pairwise((channels * height * width, *units)):
+        dense = nn.Linear(fan_in, fan_out)
         dense.max_norm = max_norm
-        norms = [] if axis == "none" else [nn.BatchNorm1d(units, **KERAS_NORM)]
+        norms = [] if axis == "none" else [nn.BatchNorm1d(fan_out, **KERAS_NORM)]
         layers += [dense, nn.ReLU(), *norms, _dropout(0.5, dropout_scale)]
-    return _finish([*layers, nn.Linear(512, 10)])
+    return _finish([*layers, nn.Linear(units[-1], 10)])
 
 
 stuck_cnn_bn = partial(stuck_cnn, axis="width")

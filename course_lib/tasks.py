@@ -40,6 +40,16 @@ def _scattered(images: Tensor) -> Tensor:
     return flat[:, order].view(images.shape)
 
 
+def _misread(images: Tensor) -> Tensor:
+    num, channels, height, width = images.shape
+    return images.reshape(num, height, width, channels).permute(0, 3, 1, 2).contiguous()
+
+
+def _grey(images: Tensor) -> Tensor:
+    mean = images.float().mean(dim=1, keepdim=True).round().to(images.dtype)
+    return mean.expand(images.shape).contiguous()
+
+
 def _stacked_on_axis_1(images: Tensor) -> Tensor:
     num, channels, height, width = images.shape
     film = images.permute(2, 0, 3, 1)  # (H, N, W, C)
@@ -52,18 +62,23 @@ SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "reshaped": _reshaped,  # (N, H, W, C) reshaped, not transposed, to (N, C, H, W)
     "swapped": lambda images: images.transpose(2, 3).contiguous(),  # height and width
     "side_by_side": _side_by_side,  # channels glued to (N, H, C × W), reshaped to (N, C, H, W)
+    "misread": _misread,  # (N, C, H, W) taken for (N, H, W, C) by a reshape, then transposed
     "scattered": _scattered,  # in a random order, the same for all images
     "stacked_on_axis_1": _stacked_on_axis_1,  # (H, N, W, C) reshaped to (N, H, W, C)
 }
 
+COLOURS: dict[str, Callable[[Tensor], Tensor]] = {  # places stay
+    "grey": _grey,  # each channel the mean of all three
+    "bgr": lambda images: images.flip(1),  # red and blue exchanged
+}
+
 
 def slipped(slip: str, prepare: Callable[[Dataset], Dataset]) -> Callable[[Dataset], Dataset]:
-    """A task: the images of the task `prepare`, all splits, after a slip of `SLIPS`."""
+    """A task: the images of the task `prepare`, all splits, after one of `SLIPS` or `COLOURS`."""
+    change = (SLIPS | COLOURS)[slip]
 
     def task(base: Dataset) -> Dataset:
-        return _map_splits(
-            prepare(base), lambda split: replace(split, inputs=SLIPS[slip](split.inputs))
-        )
+        return _map_splits(prepare(base), lambda split: replace(split, inputs=change(split.inputs)))
 
     return task
 
@@ -329,6 +344,22 @@ def wrong_labels(percent: int, prepare: Callable[[Dataset], Dataset]) -> Callabl
     return task
 
 
+def one_file_misaligned(prepare: Callable[[Dataset], Dataset]) -> Callable:
+    """A task: that of `prepare`, the first fifth of its training labels one place too far on.
+
+    So one file of five gives each image its neighbour's label. Validation and test stay right.
+    """
+
+    def task(base: Dataset) -> Dataset:
+        right = prepare(base)
+        file = len(right.train) // 5
+        labels = right.train.targets
+        targets = torch.cat([labels[:file].roll(1), labels[file:]])
+        return replace(right, train=replace(right.train, targets=targets))
+
+    return task
+
+
 def _normal(shape: tuple[int, ...], *, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -339,9 +370,16 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images": images,
     "images_16": images_16,
     "images_8": images_8,
-    "images_reshaped": slipped("reshaped", images),
-    **{f"images_16_{slip}": slipped(slip, images_16) for slip in SLIPS},
-    "images_16_20_percent_wrong": wrong_labels(20, images_16),
+    **{f"images_{slip}": slipped(slip, images) for slip in SLIPS | COLOURS},
+    **{f"images_16_{slip}": slipped(slip, images_16) for slip in SLIPS | COLOURS},
+    "images_20_percent_wrong": wrong_labels(20, images),
+    # with 90 % a label says nothing: each of the ten is as likely, whatever the image
+    **{f"images_16_{k}_percent_wrong": wrong_labels(k, images_16) for k in (10, 20, 30, 90)},
+    **{
+        f"images_16_{slip}_20_percent_wrong": wrong_labels(20, slipped(slip, images_16))
+        for slip in ("reshaped", "scattered")
+    },
+    "images_16_one_file": one_file_misaligned(images_16),
     "images_pca": images_pca,
     "images_jpeg50": recompressed(50),
     "images_jpeg30": recompressed(30),

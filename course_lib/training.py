@@ -56,6 +56,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW only
     eps: float = 1e-8  # Adam and AdamW only; PyTorch's default
     weight_decay: float = 1e-4  # coupled, except in AdamW
+    show_penalty: bool = False  # count weight_decay / 2 · |weights|² into every loss of the history
     schedule: str = "constant"  # a name in SCHEDULES
     forget_at: int = 0  # after so many epochs the optimiser's state is lost once; 0: never
     epochs: int = 20
@@ -525,11 +526,19 @@ class _Run:
         with self.autocast:
             outputs = self.model(self.prepare(inputs))
             loss = self.loss_fn(outputs, targets)
+        penalty = self._penalty()  # of the weights that gave this loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         models.apply_max_norm(self.model)
-        return loss.detach(), _num_correct(outputs, targets)
+        return loss.detach() + penalty, _num_correct(outputs, targets)
+
+    def _penalty(self) -> Tensor | float:
+        """What the history's losses count beside the loss: as Keras does, with its regularisers."""
+        if not self.config.show_penalty:
+            return 0.0
+        squares = [p.detach().square().sum() for p in self.model.parameters()]
+        return self.config.weight_decay / 2 * torch.stack(squares).sum()
 
     def _set_dose(self, epoch: int) -> None:
         """Set lr to the dose due now: 1 is the limit 2 (1 + momentum) / sharpness, above which
@@ -577,7 +586,8 @@ class _Run:
             entry["train_accuracy"] = num_correct / len(self.train_split)
         if len(self.val_split) and self.config.val_history:
             val = evaluate(self.model, self.val_split, self.prepare, loss_fn=self.loss_fn)
-            entry |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
+            val_loss = val.loss + float(self._penalty())
+            entry |= {"val_loss": val_loss, "val_accuracy": val.accuracy}
         for name, value in entry.items():
             if value is not None:
                 self.history.setdefault(name, []).append(value)

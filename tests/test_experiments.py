@@ -242,6 +242,52 @@ def test_measures_are_kept_with_the_other_metrics(base):
         experiments.measure("charm")
 
 
+HISTORY = {
+    "train_accuracy": [0.2, 0.4, 0.6], "train_loss": [2.2, 1.8, 1.2],
+    "val_accuracy": [0.5, 0.45, 0.7], "val_loss": [1.5, 1.7, 1.1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("split", "accuracy", "loss"),
+    [
+        ("train", 0.2, 2.2),
+        ("train", 0.15, (math.log(10) + 2.2) / 2),  # guessing comes before the first epoch
+        ("train", 0.5, 1.5),
+        ("val", 0.5, 1.5),  # the first time counts
+        ("val", 0.6, 1.34),
+        ("val", 0.71, None),
+    ],
+)
+def test_the_loss_at_an_accuracy_lies_on_the_line_between_two_epochs(split, accuracy, loss):
+    assert experiments.loss_at_accuracy(HISTORY, split, accuracy) == pytest.approx(loss)
+
+
+def test_loss_at_equal_accuracy_is_a_mean_over_three(base):
+    found = experiments.loss_at_equal_accuracy(HISTORY)
+    assert found["equal_accuracy_train_loss"] == pytest.approx((1.8 + 1.65 + 1.5) / 3)
+    part = {"train_accuracy": [0.45], "train_loss": [1.4], "val_accuracy": [0.5], "val_loss": [1.4]}
+    assert math.isnan(experiments.loss_at_equal_accuracy(part)["equal_accuracy_train_loss"])
+    config = replace(TINY, num_val=20, measures=("loss_at_equal_accuracy",))
+    metrics = experiments.run(config, 0)["metrics"]
+    assert {"equal_accuracy_train_loss", "equal_accuracy_val_loss"} <= metrics.keys()
+
+
+def test_fifths_are_scored_in_stored_order():
+    class Reader(torch.nn.Module):  # says the class that the first pixel holds
+        def forward(self, inputs):
+            classes = (inputs[:, 0, 0, 0] * 255).round().long()
+            return torch.nn.functional.one_hot(classes, 10).float()
+
+    targets = torch.arange(100) % 10
+    images = targets.to(torch.uint8).view(-1, 1, 1, 1).expand(100, 3, 4, 4).contiguous()
+    split = data.Split(images, targets)
+    whole = data.Dataset("x", "0", split, split, split)
+    broken = tasks.one_file_misaligned(tasks.images)(whole)
+    found = experiments.measure("accuracy_by_fifth")(TrainConfig(), Reader(), broken)
+    assert found == {"lowest_fifth_accuracy": 0.0, "median_fifth_accuracy": 1.0}
+
+
 def test_speed_is_measured_beside_the_same_net_with_relu(base, monkeypatch):
     clock, seconds = [0.0], {"relu": 2.0, "tanh": 5.0}
     busy = iter([3.0, 1.0, 1.0, 1.0] * 100)  # three times slower now and then: it must not count
@@ -548,6 +594,40 @@ def test_slips_are_those_of_numpy():
     scattered = tasks.SLIPS["scattered"](images)
     assert torch.equal(scattered.flatten(1).sort().values, images.flatten(1))
     assert torch.equal(scattered[0].flatten() + 48, scattered[1].flatten())  # one order for all
+
+
+def test_misreading_undoes_reshaping():
+    images = made_up("x").train.inputs[:10]
+    reshaped = tasks.SLIPS["reshaped"](images)
+    assert torch.equal(tasks.SLIPS["misread"](reshaped), images)
+    misread = tasks.SLIPS["misread"](images)
+    assert misread[0, 1, 2, 3] == images[0].flatten()[(2 * 32 + 3) * 3 + 1]
+
+
+def test_grey_and_exchanged_colours():
+    images = made_up("x").train.inputs[:10]
+    grey, bgr = (tasks.COLOURS[name](images) for name in ("grey", "bgr"))
+    assert grey.dtype == torch.uint8 and (grey == grey[:, :1]).all()
+    assert torch.equal(grey[:, 0].float(), images.float().mean(dim=1).round())
+    assert torch.equal(bgr[:, 0], images[:, 2]) and torch.equal(bgr[:, 1], images[:, 1])
+
+
+def test_one_file_of_five_has_its_labels_one_place_on():
+    sizes = {"num_train": 100, "num_val": 20, "num_test": 10}
+    right, wrong = (tasks.load(f"images_16{x}", made_up("x"), **sizes) for x in ("", "_one_file"))
+    before, after = right.train.targets, wrong.train.targets
+    assert after[1:20].equal(before[:19]) and after[0] == before[19]
+    assert after[20:].equal(before[20:]) and wrong.val.targets.equal(right.val.targets)
+    assert right.train.inputs.equal(wrong.train.inputs)
+
+
+def test_with_ninety_per_cent_wrong_a_label_says_nothing(base):
+    sizes = {"num_train": 5000, "num_test": 10}
+    right, wrong = (tasks.load(f"images_16{x}", **sizes) for x in ("", "_90_percent_wrong"))
+    agree = (right.train.targets == wrong.train.targets).double().mean().item()
+    assert agree == pytest.approx(0.1)
+    shift = (wrong.train.targets - right.train.targets) % 10
+    assert shift.bincount(minlength=10).double().div(5000).sub(0.1).abs().max() < 0.02
 
 
 def test_principal_coordinates_keep_inner_products():

@@ -129,6 +129,11 @@ def test_dropout_acts_in_training_only(name):
 
 def test_shapes_other_than_cifar():
     assert seeded("stuck_cnn", image_shape=(1, 28, 28))(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    small = seeded("stuck_cnn", image_shape=(3, 16, 16), widths=(8, 16, 32), units=(128, 64))
+    assert small(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+    blocks = [9 * c * f + f for c, f in ((3, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32))]
+    dense = [(128 + 1) * 128, (128 + 1) * 64, (64 + 1) * 10]  # 32 channels of 2 × 2 pixels go in
+    assert models.num_parameters(small) == sum(blocks) + sum(dense)
     model = seeded("stuck_cnn_bn", image_shape=(1, 28, 28))
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     model = seeded("small_cnn", widths=(4, 8), image_shape=(1, 12, 9))

@@ -179,6 +179,19 @@ def test_evaluate_matches_a_direct_computation_over_short_batches(monkeypatch):
         training.evaluate(model, dataset.val, prepare)
 
 
+def test_the_penalty_shows_in_the_history_and_changes_nothing():
+    plain = replace(SMALL, weight_decay=0.1, epochs=1, batch_size=1000)  # one step
+    runs = (replace(plain, show_penalty=s) for s in (False, True))
+    hidden, shown = (train(config, dataset=make_dataset(num_val=50)) for config in runs)
+    assert torch.equal(weights(hidden), weights(shown))
+    torch.manual_seed(0)
+    first = models.build(SMALL.model, **SMALL.model_options)
+    for split, model in (("train", first), ("val", shown.model)):  # training: before the step
+        penalty = 0.05 * sum(p.double().square().sum().item() for p in model.parameters())
+        losses = [result.history[f"{split}_loss"][0] for result in (hidden, shown)]
+        assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-4)
+
+
 def test_validation_is_read_each_epoch():
     result = train(SMALL, 0, make_dataset(num_val=40))
     assert len(result.history["val_accuracy"]) == len(result.history["val_loss"]) == 2
