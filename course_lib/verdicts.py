@@ -51,6 +51,7 @@ class Contrast:
     false_alarms: float = 0.0
     before: str = ""
     healthy: Mapping[str, str] = field(default_factory=dict)  # arm -> the same one without fault
+    rivals: Mapping[str, str] = field(default_factory=dict)  # arm -> the one it is compared with
     differs: bool = False
     finding: bool | None = None
     note: str = ""
@@ -70,7 +71,7 @@ class Contrast:
     def arms(self) -> list[str]:
         """The arms that it speaks of."""
         faulty = (arm for arms in self.faults.values() for arm in arms)
-        healthy = (*self.controls, *self.calibrate, *self.healthy.values())
+        healthy = (*self.controls, *self.calibrate, *self.healthy.values(), *self.rivals.values())
         several = (*faulty, *healthy, *self.cases, *self.against)
         return [arm for arm in (self.arm, self.than, *several) if arm]
 
@@ -193,6 +194,26 @@ def repairs(
     """
     return Contrast(
         "repairs", metric=metric, before=before, threshold=share, healthy=dict(healthy),
+        faults={name: tuple(arms) for name, arms in faults.items()},
+    )  # fmt: skip
+
+
+def brings_more(
+    metric: str,
+    *,
+    before: str,
+    faults: Mapping[str, Iterable[str]],
+    rivals: Mapping[str, str],
+    by: float = 0.01,
+) -> Contrast:
+    """Over many faults, one change brings back more than another, by `by` (δ) on average.
+
+    Performance with the fault is `before`, after the change `metric`; nobody keeps what is worse,
+    so the larger of the two counts. `rivals` names for each arm that with the other change. The
+    difference is averaged over the runs of a fault; its interval is over the faults.
+    """
+    return Contrast(
+        "better", metric=metric, before=before, threshold=by, rivals=dict(rivals),
         faults={name: tuple(arms) for name, arms in faults.items()},
     )  # fmt: skip
 
@@ -339,6 +360,8 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
 
 
 def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
+    if contrast.rivals:
+        return _judge_over_faults(contrast, runs)
     (arm, metric), (than, than_metric) = contrast.read()
     a, b, paired = runs.pair(arm, than, metric, than_metric)
     n, shift = min(len(a), len(b)), 0.0
@@ -359,6 +382,32 @@ def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
         contrast, word, n, effect=sign * (shift + statistics.fmean(a) - statistics.fmean(b)),
         interval95=interval(0.95), interval99=interval(0.99), flips_at=flips_at, paired=paired,
     )  # fmt: skip
+
+
+def _judge_over_faults(contrast: Contrast, runs: Runs) -> Verdict:
+    gaps = []
+    for arms in contrast.faults.values():
+        pairs = [
+            (kept, other)
+            for arm in arms
+            for kept, other in zip(
+                _kept(contrast, runs, arm), _kept(contrast, runs, contrast.rivals[arm]),
+                strict=False,
+            )
+        ]  # fmt: skip
+        gaps += [statistics.fmean(kept - other for kept, other in pairs)] if pairs else []
+    if len(gaps) < 2:
+        return _made(contrast, "open", len(gaps), detail="fewer than two faults")
+    word, flips_at = _place(contrast, *t_interval(gaps, 0.99))
+    return _made(
+        contrast, word, len(gaps), effect=statistics.fmean(gaps), paired=True,
+        interval95=t_interval(gaps, 0.95), interval99=t_interval(gaps, 0.99), flips_at=flips_at,
+    )  # fmt: skip
+
+
+def _kept(contrast: Contrast, runs: Runs, arm: str) -> list[float]:
+    pairs = zip(runs.metric(arm, contrast.before), runs.metric(arm, contrast.metric), strict=True)
+    return [max(old or 0.0, new or 0.0) for old, new in pairs]
 
 
 def _linearised(a: list[float], b: list[float]) -> tuple[list[float], list[float], float]:

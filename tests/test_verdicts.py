@@ -565,6 +565,27 @@ def test_shares_by_arm_tell_the_nets_of_a_fault_apart():
     assert verdicts.shares_by_arm(contrast, runs) == {"back": 0.5}
 
 
+def test_one_change_brings_more_than_another_over_faults():
+    rows = {}
+    for k, (ours, theirs) in enumerate([(0.5, 0.3), (0.4, 0.3), (0.1, 0.0)]):  # 0.1: worse than 0.2
+        rows |= {
+            f"a{k}": [{"old": 0.2, "new": ours}] * 2,
+            f"b{k}": [{"old": 0.2, "new": theirs}] * 2,
+        }
+    contrast = verdicts.brings_more(
+        "new", before="old", faults={f"fault {k}": [f"a{k}"] for k in range(3)},
+        rivals={f"a{k}": f"b{k}" for k in range(3)},
+    )  # fmt: skip
+    assert set(contrast.arms()) == set(rows)
+    verdict = judge("X1", contrast, made_up(**rows), 2)
+    assert verdict.effect == pytest.approx((0.2 + 0.1 + 0.0) / 3) and verdict.word == "open"
+    interval = pytest.approx(verdicts.t_interval([0.2, 0.1, 0.0], 0.99))
+    assert verdict.n == 3 and verdict.interval99 == interval
+    assert judge("X1", contrast, made_up(**rows), 3).word == "not yet"
+    far = replace(contrast, threshold=-1.0)
+    assert judge("X1", far, made_up(**rows), 2).word == "holds"
+
+
 def test_faults_that_cost_nothing_decide_nothing():
     verdict = judge("X1", *mended(cheap=[(0.9, 1.0)] * 2), 2)
     assert (verdict.word, verdict.detail) == ("open", "no fault costs anything")
