@@ -23,6 +23,7 @@ FIT_STEPS = 200  # to overfit a few examples
 FIRST_STEPS = 10  # in which gradients that explode show themselves
 BARE_EXAMPLES = 10  # whose gradients are read without batch norm, one by one
 FEW_STEPS = 1000  # one example at a time, at a learning rate that is too high for it
+EARLY_STEPS = 50  # about one epoch, after which a first score is read
 ONE_PASS = 3000  # steps of one example each, in which all examples of a net come by once
 LOOKED_AT = 256  # images whose neighbouring pixels are compared
 
@@ -263,6 +264,22 @@ def _losses_in_training(setup: Setup, passes: int) -> Tensor:
     return losses
 
 
+# --- what an early score says -----------------------------------------------------------------
+
+
+def early_scores(case: Case, seed: int) -> dict[str, float]:
+    """T13 on its own: the truth at the end, and the score that the author reads after 50 steps.
+
+    `end_skill` at the learning rate as it is; `tenth_early`, `same_early` and `tenfold_early` at a
+    tenth of it, at the rate itself and at ten times as much.
+    """
+    found = {"end_skill": skill(case.net, _outcome(case, seed).performance)}
+    for name, factor in {"tenth": 0.1, "same": 1.0, "tenfold": 10.0}.items():
+        early = _outcome(case, seed, lr_factor=factor, max_steps=EARLY_STEPS)
+        found[f"{name}_early"] = skill(case.net, early.history["val_score"][-1])
+    return found
+
+
 CHECKS: dict[str, Callable[[Case, int], dict[str, float]]] = {
     "look": look,  # T17, T19
     "overfit": overfit,  # T11
@@ -273,6 +290,7 @@ CHECKS: dict[str, Callable[[Case, int], dict[str, float]]] = {
     "enlarge_batch": enlarge_batch,  # T16
     "simplify_loss": simplify_loss,  # T18
     "rank_losses": rank_losses,  # T14, without the zoo's question
+    "early_scores": early_scores,  # T13, likewise
 }
 
 
