@@ -155,12 +155,12 @@ def test_losses_in_training_are_those_of_the_script():
 
 
 def test_early_scores_are_those_of_shorter_runs(monkeypatch):
-    monkeypatch.setattr(checks, "EARLY_STEPS", 6)
+    monkeypatch.setattr(checks, "EARLY_STEPS", 4)
     case = Case("mlp", control=2, check="early_scores")
     found = checks.run(case, 1)
     whole = checks._outcome(case, 1)
-    short = checks._outcome(case, 1, lr_factor=10.0, max_steps=6)
-    assert len(short.losses) == 6 < len(whole.losses)
+    short = checks._outcome(case, 1, lr_factor=10.0, max_steps=4)
+    assert len(short.losses) == 4 < len(whole.losses)
     assert found["end_skill"] == checks.skill("mlp", whole.performance)
     assert found["tenfold_early"] == checks.skill("mlp", short.history["val_score"][-1])
     assert set(found) == {"end_skill", "tenth_early", "same_early", "tenfold_early"}
