@@ -10,7 +10,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,15 @@ from IPython.display import HTML, Markdown
 
 from course_lib import records
 from course_lib.records import CHAPTERS, Runs
-from course_lib.verdicts import Contrast, Verdict, combine, judge
+from course_lib.verdicts import (
+    Contrast,
+    Verdict,
+    alarm_above,
+    alarm_shares,
+    combine,
+    judge,
+    repaired_shares,
+)
 
 ROOMS = (  # in the order of the imports
     "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
@@ -392,6 +400,37 @@ def symptom_table() -> Markdown:
 
 def _slug(page: Path) -> str:
     return page.relative_to(CHAPTERS).with_suffix("").as_posix()
+
+
+# --- a tip on the bug zoo ---------------------------------------------------------------------
+
+
+def zoo_reading(study, found: str, repaired: str, expected: Mapping[str, str]) -> Markdown:
+    """What a tip reveals and repairs of the judging faults, beside what was foretold.
+
+    `study` asks both on the zoo, by its contrasts `found` and `repaired`; `expected` maps every
+    judging fault to words, "found" or "repaired" among them.
+    """
+    runs = study.runs()
+    if any(len(runs.of(arm)) < study.seeds for arm in study.arms):
+        return Markdown("*The runs on the bug zoo are still to come.*")
+    alarm = study.claims[found]
+    faulty, healthy = alarm_shares(alarm, runs)
+    mends = repaired_shares(study.claims[repaired], runs)
+    seen, mended = ({k for k, v in shares.items() if v >= 0.5} for shares in (faulty, mends))
+    said = [{k for k, text in expected.items() if word in text} for word in ("found", "repaired")]
+    false = sum(share >= 0.5 for share in healthy.values())
+    return Markdown(
+        f"The alarm is raised above {alarm_above(alarm, runs):.3g}. It reveals {len(seen)} of "
+        f"{len(faulty)} judging faults ({_codes(seen)}), and alarms in {false} of {len(healthy)} "
+        f"healthy scripts. Blind to: {_codes(faulty.keys() - seen)}. Of {len(mends)} faults that "
+        f"cost something, the tip repairs {len(mended)} ({_codes(mended)}). Foretold as revealed: "
+        f"{_codes(said[0])}; as repaired: {_codes(said[1])}."
+    )
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
 
 
 # --- the library --------------------------------------------------------------------------------
