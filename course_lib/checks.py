@@ -244,12 +244,12 @@ def rank_losses(case: Case, seed: int) -> dict[str, float]:
     for name, (changes, passes) in (ways | {"batch": ({}, 1), "longer": ({}, epochs)}).items():
         setup = zoo.build(changed(case, **changes), seed)
         spoilt = (setup.targets != healthy.targets).flatten()
-        losses = _losses_in_training(setup, passes)
+        losses = losses_in_training(setup, passes)
         found[f"{name}_auc"] = diagnostics.rank_auc(losses, spoilt)
     return found
 
 
-def _losses_in_training(setup: Setup, passes: int) -> Tensor:
+def losses_in_training(setup: Setup, passes: int) -> Tensor:
     """Each example's loss, just before the step that it is part of: the mean over the passes."""
     order, losses = torch.Generator().manual_seed(setup.seed), torch.zeros(len(setup.inputs))
     setup.model.train()

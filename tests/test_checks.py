@@ -146,9 +146,9 @@ def test_large_losses_find_outliers_in_batches_of_one_and_of_64():
     assert min(found["one_and_lr_auc"], found["batch_auc"], found["longer_auc"]) > 0.95
 
 
-def test_losses_in_training_are_those_of_the_script():
+def testlosses_in_training_are_those_of_the_script():
     setup, again = (zoo.build(Case("mlp", control=2), 1) for _ in range(2))
-    losses = checks._losses_in_training(setup, 1)
+    losses = checks.losses_in_training(setup, 1)
     again.epochs = 1
     assert losses.mean().item() == pytest.approx(torch.tensor(zoo.train(again).losses).mean())
     assert all(map(torch.equal, setup.model.parameters(), again.model.parameters()))
