@@ -599,33 +599,46 @@ def test_the_two_questions_to_a_tip_name_arms_of_its_study_and_no_calibrating_fa
     assert not {*contrasts["T15"].controls} & {*contrasts["T15"].calibrate}
 
 
-def test_shares_by_half_go_from_halves_to_faults_to_nets(monkeypatch):
+@pytest.fixture
+def tip(monkeypatch):
+    """A study of a tip with made-up runs: all works, but for `init_zero` and `dead_relus`."""
     claims = {"T12": experiments.finds("gain"), "T12 @ bug zoo": experiments.mends()}
     study = Study("zoo", zoo.cases(check="lower_lr"), claims, seeds=1)
-    found = {"mlp init_zero": 0.5, "cnn dead_relus": 1.0}  # of either half
-    healthy = {"gain": 0.0, "before_skill": 1.0, "after_skill": 0.0}
-    made = healthy | {"before_skill": 0.0}
-    metrics = {
-        arm: (made if case.fault else healthy) | {"gain": found.get(arm, 0.0)}
-        for arm, case in study.arms.items()
-    }
-    metrics["mlp init_zero"] |= {"before_skill": 0.2, "after_skill": 0.7}
-    config = {arm: case.plain() for arm, case in study.arms.items()}
-    runs = {
-        arm: {"arm": arm, "seed": 0, "phase": "judge", "config": config[arm], "metrics": found}
-        for arm, found in metrics.items()
-    }
+    gains = {"mlp init_zero": 0.5, "cnn init_zero": 0.5, "cnn dead_relus": 1.0}
+    runs = {}
+    for arm, case in study.arms.items():
+        metrics = {"gain": gains.get(arm, 0.0), "before_skill": 1.0, "after_skill": 0.0}
+        if case.fault == "init_zero":
+            metrics |= {"before_skill": 0.2, "after_skill": 0.7 if case.net == "mlp" else 0.2}
+        run = {"arm": arm, "seed": 0, "phase": "judge", "config": case.plain(), "metrics": metrics}
+        runs[arm] = run
     record = {"runs": runs, "analysis": study.plan() | {"tuned": {}}}
     monkeypatch.setattr(Study, "record", lambda self: record)
-    alarms, repaired = (experiments.shares_by_half(study, claim) for claim in claims)
+    return study
+
+
+def test_shares_by_half_go_from_halves_to_faults_to_nets(tip):
+    alarms, repaired = (experiments.shares_by_half(tip, claim) for claim in tip.claims)
     assert list(alarms) == ["judging", "calibrating"]
     assert alarms["judging"]["init_zero"] == {
-        "mlp": 1.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0,
+        "mlp": 1.0, "cnn": 1.0, "resnet": 0.0, "regression": 0.0,
     }  # fmt: skip
     assert alarms["calibrating"]["dead_relus"]["cnn"] == 1.0
-    assert repaired["judging"]["init_zero"] == {
-        "mlp": 1.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0,
-    }  # fmt: skip
+    assert repaired == {
+        "judging": {"init_zero": {"mlp": 1.0, "cnn": 0.0, "resnet": 0.0, "regression": 0.0}}
+    }
+
+
+def test_a_reading_of_the_zoo_counts_faults_and_names_them(tip):
+    expected = dict.fromkeys(zoo.arms_by_fault("judge"), "neither")
+    expected |= {"loss_summed": "found, repaired"}
+    said = pages.zoo_reading(tip, *tip.claims, expected).data
+    assert "reveals 1 of 18 judging faults (`init_zero`)" in said
+    assert "alarms in 0 of 40 healthy scripts" in said
+    assert "Of 1 faults that cost something, the tip repairs 0 (none)" in said
+    assert said.endswith("Foretold as revealed: `loss_summed`; as repaired: `loss_summed`.")
+    tip.record()["runs"].popitem()
+    assert "still to come" in pages.zoo_reading(tip, *tip.claims, expected).data
 
 
 def test_cases_of_some_nets_alone():
