@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import data, diagnostics, experiments, faults, models, records, tasks, zoo
+from course_lib import data, diagnostics, experiments, faults, models, pages, records, tasks, zoo
 from course_lib.data import Dataset, Split
 from course_lib.experiments import Study
 from course_lib.faults import FAULTS, Setup
