@@ -319,7 +319,7 @@ def matrix(
     for spine in axes.spines.values():
         spine.set_visible(False)
     return _finish(
-        axes, ax, alt, caption, "full dot: in every run; hollow: in none; no dot: not asked"
+        axes, ax, alt, caption, "Full dot: all; tinted: a part; hollow: nothing; no dot: not asked"
     )
 
 
