@@ -410,14 +410,20 @@ def canary(config: TrainConfig | Case) -> list[float]:
     return list(calm)
 
 
+_SUNG: dict[str, list[float]] = {}  # by configuration
+
+
 def _losses(config: TrainConfig) -> list[float]:
     doses = tuple((0, dose) for _, dose in config.lr_doses[-1:])
     small = replace(
         config, lr_doses=doses, num_train=CANARY_STEPS * CANARY_BATCH, num_val=0, num_test=20,
-        precision="fp32", epochs=1, batch_size=CANARY_BATCH, probe_until=CANARY_STEPS - 1,
+        precision="fp32", epochs=1, batch_size=CANARY_BATCH, probe_until=0, measures=(),
+        last_losses=CANARY_STEPS - 1, val_history=False,
     )  # fmt: skip
-    dataset = load_task(small, _canary_base())
-    return training.train(small, 0, dataset).probes["loss"]
+    known = json.dumps(small.plain(), sort_keys=True)
+    if known not in _SUNG:  # arms of one experiment share many a canary
+        _SUNG[known] = training.train(small, 0, load_task(small, _canary_base())).step_losses
+    return _SUNG[known]
 
 
 def _case_losses(case: Case) -> list[float]:
@@ -699,7 +705,9 @@ def compute(study: Study, executor: Executor, *, device: str = "cpu", say=print)
         futures = {executor.submit(work, group, device): group for group in open_groups}
         for future in as_completed(futures):
             group = futures[future]
-            done = {j.key(base.identity): r for j, r in zip(group, future.result(), strict=True)}
+            runs = future.result()
+            _check_data(study, runs, base.identity)
+            done = {j.key(base.identity): r for j, r in zip(group, runs, strict=True)}
             left -= len(done.keys() - record["runs"].keys())
             record["runs"] = {**record["runs"], **done, **record["runs"]}  # what is there stays
             records.save(record)
@@ -709,6 +717,15 @@ def compute(study: Study, executor: Executor, *, device: str = "cpu", say=print)
         record["analysis"]["tuned"] = _tuned(study, record, base.identity)
         records.save(record)
     return record
+
+
+def _check_data(study: Study, runs: list[dict], identity: str) -> None:
+    for made in (run["data"] for run in runs if run["data"]["identity"] != identity):
+        raise RecordError(
+            f"a run of study {study.name!r} was made on {made['name']} ({made['identity']}), not on"
+            f" the data found at the start ({identity}): it is thrown away. Were images moved, or"
+            " is COURSE_DATA another one where the runs are made? Put them back and start again"
+        )
 
 
 def _open_record(study: Study, base: data.Dataset, device: str = "cpu") -> dict:

@@ -160,6 +160,20 @@ def test_other_data_is_refused(base, monkeypatch):
         compute(study)
 
 
+def test_a_run_on_other_data_than_the_start_is_thrown_away(base, monkeypatch):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1)
+    honest = experiments.work
+
+    def without_the_images(jobs, device):
+        gone = {"name": "stand-in", "identity": "f00"}
+        return [run | {"data": gone} for run in honest(jobs, device)]
+
+    monkeypatch.setattr(experiments, "work", without_the_images)
+    with pytest.raises(RecordError, match=r"made on stand-in \(f00\), not on the data found"):
+        compute(study)
+    assert not study.record()["runs"]
+
+
 def test_tuning_uses_validation_images_and_its_own_seeds(base):
     study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
     record = compute(study)
