@@ -24,8 +24,20 @@ from pathlib import Path
 
 import torch
 
-from course_lib import checks, data, diagnostics, models, records, replicas, tasks, training, zoo
+from course_lib import (
+    checks,
+    data,
+    diagnostics,
+    models,
+    records,
+    replicas,
+    speedrun,
+    tasks,
+    training,
+    zoo,
+)
 from course_lib.records import RecordError, Runs, run_key
+from course_lib.speedrun import Recipe
 from course_lib.training import TrainConfig
 from course_lib.verdicts import (
     Contrast,
@@ -37,6 +49,7 @@ from course_lib.verdicts import (
 )
 from course_lib.zoo import Case
 
+Arm = TrainConfig | Case | Recipe
 CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
 TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds stay fresh
 TUNING_VAL = 5000  # images kept from training, as the design asks
@@ -60,10 +73,12 @@ def load_task(config: TrainConfig, base: data.Dataset | None = None) -> data.Dat
     return tasks.load(config.task, base, **sizes)
 
 
-def run(config: TrainConfig | Case, seed: int, *, device: str = "cpu", test: bool = True) -> dict:
+def run(config: Arm, seed: int, *, device: str = "cpu", test: bool = True) -> dict:
     """One run, as a record keeps it. `test=False` (tuning) leaves the test set unread."""
     if isinstance(config, Case):
         return _run_case(config, seed, device)
+    if isinstance(config, Recipe):
+        return _run_recipe(config, seed, device)
     start = time.monotonic()
     dataset = load_task(config)
     key = run_key(config.plain(), seed, tasks.default_base().identity)
@@ -84,6 +99,19 @@ def _run_case(case: Case, seed: int, device: str) -> dict:
     seen = {"metrics": found, "history": {}, "probes": {}}
     name = load_task(zoo.NETS[case.net]).name
     return _stamped(case, seed, name, seen) | {"seconds": time.monotonic() - start}
+
+
+def _run_recipe(recipe: Recipe, seed: int, device: str) -> dict:
+    """One speed-run, on validation images where the recipe holds some back."""
+    start = time.monotonic()
+    dataset = load_task(recipe)
+    found = speedrun.train(recipe, seed, dataset.to(device))
+    split = "val" if recipe.num_val else "test"
+    metrics = {f"{split}_accuracy": found["accuracy"], "minutes": found["minutes"]}
+    seen = {"metrics": metrics, "history": {}, "probes": {}}
+    precision = training.precision_on(torch.device(device), "auto")
+    made = _stamped(recipe, seed, dataset.name, seen, device, precision)
+    return made | {"seconds": time.monotonic() - start}
 
 
 def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) -> list[dict]:
@@ -109,7 +137,7 @@ def _kept(config, seed, result, dataset, *, device: str = "cpu", test: bool) -> 
 
 
 def _stamped(
-    config: TrainConfig | Case, seed: int, data_name: str, seen: Mapping, device="cpu",
+    config: Arm, seed: int, data_name: str, seen: Mapping, device="cpu",
     precision="fp32",
 ) -> dict:  # fmt: skip
     """What was seen in a run, with all that says where it comes from."""
@@ -390,7 +418,7 @@ def _device_name(device: str) -> str:
 
 def _source_digest() -> str:
     rooms = ("data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-             "faults", "zoo", "checks", "experiments")  # fmt: skip
+             "faults", "zoo", "checks", "speedrun", "experiments")  # fmt: skip
     joined = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
     return hashlib.sha256(joined).hexdigest()[:12]
 
@@ -398,13 +426,14 @@ def _source_digest() -> str:
 SOURCE = _source_digest()  # of the rooms that decide a run's numbers, as they were imported
 
 
-def canary(config: TrainConfig | Case) -> list[float]:
+def canary(config: Arm) -> list[float]:
     """The losses of five fp32 steps on the stand-in: they move when course_lib's training does.
 
     They end before the first that is over twice the one at the start, or that is not finite: from
     there on rounding decides, and another processor rounds otherwise.
     """
-    found = _case_losses(config) if isinstance(config, Case) else _losses(config)
+    kinds = {Case: _case_losses, Recipe: _recipe_losses, TrainConfig: _losses}
+    found = kinds[type(config)](config)
     losses = [float(f"{loss:.5g}") for loss in found]
     calm = itertools.takewhile(lambda loss: loss <= 2 * losses[0] < math.inf, losses)
     return list(calm)
@@ -433,6 +462,12 @@ def _case_losses(case: Case) -> list[float]:
     return zoo.train(zoo.build_from(config, case.fault, 0, _canary_base(), **changes)).losses
 
 
+def _recipe_losses(recipe: Recipe) -> list[float]:
+    sizes = {"num_train": CANARY_BATCH, "batch_size": CANARY_BATCH, "num_val": 0}
+    small = replace(recipe, epochs=CANARY_STEPS, **sizes)
+    return speedrun.train(small, 0, load_task(small, _canary_base()))["losses"]
+
+
 def canaries(study: "Study") -> dict[str, list[float]]:
     """Canaries of up to `MAX_CANARIES` arms, evenly spread over the study."""
     arms = list(study.arms)[:: max(1, math.ceil(len(study.arms) / MAX_CANARIES))]
@@ -451,14 +486,15 @@ def _canary_base() -> data.Dataset:
 class Study:
     """An experiment as a page writes it down: the only place where it stands.
 
-    `arms`: name -> TrainConfig, or a case of the zoo. `claims`: claim id -> Contrast; an id may
-    carry a setting, as in "S2 @ batch 50", which the board shows as a boundary. `tune`: field ->
-    values tried for every arm on validation images, with `tuning_seeds` seeds. `seeds`: judged runs
-    per arm. `live`: field -> value that makes the arms small enough for a page.
+    `arms`: name -> TrainConfig, a case of the zoo, or a recipe of the speed-run. `claims`: claim id
+    -> Contrast; an id may carry a setting, as in "S2 @ batch 50", which the board shows as a
+    boundary. `tune`: field -> values tried for every arm on validation images, with `tuning_seeds`
+    seeds. `seeds`: judged runs per arm. `live`: field -> value that makes the arms small enough for
+    a page.
     """
 
     name: str
-    arms: Mapping[str, TrainConfig | Case]
+    arms: Mapping[str, Arm]
     claims: Mapping[str, Contrast] = field(default_factory=dict)
     seeds: int = 10
     tune: Mapping[str, tuple] = field(default_factory=dict)
@@ -538,7 +574,7 @@ class Job:
 
     study: str
     arm: str
-    config: TrainConfig | Case
+    config: Arm
     seed: int
     phase: str  # "tune" or "judge"
 
@@ -630,8 +666,8 @@ def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
     return [group[start : start + REPLICAS] for group, starts in parts for start in starts]
 
 
-def _gains_by_company(config: TrainConfig | Case) -> bool:
-    if isinstance(config, Case):
+def _gains_by_company(config: Arm) -> bool:
+    if not isinstance(config, TrainConfig):
         return False
     widths = config.model_options.get("widths", (math.inf, 1))
     return replicas.can_share(config) and widths[0] * widths[1] <= SHARED_WEIGHTS
@@ -763,10 +799,12 @@ def _estimate(jobs: list[Job], device: str) -> str:
     return f"{_clock(total / _workers())} on {_workers()} cores"
 
 
-def _time_run(config: TrainConfig | Case, device: str) -> float:
+def _time_run(config: Arm, device: str) -> float:
     """Seconds that one run of `config` will take, extrapolated from ten steps."""
     if isinstance(config, Case):
         return zoo.SECONDS[config.net]
+    if isinstance(config, Recipe):
+        return _time_recipe(config, device)
     dataset = load_task(config)
     short = replace(dataset, train=training.first_examples(dataset.train, 10 * config.batch_size))
     for _ in range(2):  # the first round pays for set-up
@@ -774,6 +812,15 @@ def _time_run(config: TrainConfig | Case, device: str) -> float:
         training.train(replace(config, epochs=1, probe_until=0), 0, short, device=device)
     steps = math.ceil(len(dataset.train) / config.batch_size) * config.epochs
     return (time.monotonic() - start) / 10 * steps * 1.1  # evaluation adds about a tenth
+
+
+def _time_recipe(recipe: Recipe, device: str) -> float:
+    short = replace(recipe, num_train=2 * recipe.batch_size, num_val=20, epochs=1)
+    dataset = load_task(short).to(device)
+    start = time.monotonic()
+    speedrun.train(short, 0, dataset)
+    steps = math.ceil(len(load_task(recipe).train) / recipe.batch_size) * recipe.epochs
+    return (time.monotonic() - start) / 2 * steps
 
 
 def _clock(seconds: float) -> str:

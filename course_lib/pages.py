@@ -31,7 +31,7 @@ from course_lib.verdicts import (
 
 ROOMS = (  # in the order of the imports
     "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-    "faults", "zoo", "checks", "records", "verdicts", "experiments", "plots", "pages",
+    "faults", "zoo", "checks", "speedrun", "records", "verdicts", "experiments", "plots", "pages",
 )  # fmt: skip
 
 

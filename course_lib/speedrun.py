@@ -1,0 +1,237 @@
+"""A speed-run: CIFAR-10 as accurate as possible in minutes, every trick a switch. Stands alone.
+
+    python -m course_lib.speedrun --runs 5 --epochs 8 [--without whiten muon] [--device cuda]
+
+Ideas from Page (2018), "How to train your ResNet", hlb-CIFAR10 (Balsam 2023) and Jordan (2024),
+"94 % on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498, where the numbers come from,
+too; Muon from Jordan (2024), "Muon: an optimizer for hidden layers in neural networks".
+
+The clock starts when the uint8 images lie on the device and stops when the images that judge are
+classified; the whitening is timed. It counts minutes of a GPU, or of processor cores: work on two
+cores counts twice, and work for others not at all.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib import data, training
+
+WHITENED = 5_000  # training images that the whitening filters are made of
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how; a trick that is off leaves the usual way."""
+
+    num_train: int | None = None  # None: all
+    num_val: int = 0  # training images held back to judge; 0: the test images judge
+    epochs: int = 8
+    batch_size: int = 2000
+    widths: tuple[int, int, int] = (64, 256, 256)
+    whiten: bool = True  # the first layer: fixed filters of uncorrelated outputs
+    identity: bool = True  # a convolution starts as a copy of its inputs, as far as it can
+    muon: bool = True  # for the 3×3 filters; else SGD
+    fast_shifts: bool = True  # batch norm shifts alone, 64 times as fast; else scales, too
+    alternate: bool = True  # mirrored in every other epoch; else by chance
+    shift: int = 2  # pixels, in training
+    smoothing: float = 0.2  # of labels
+    views: bool = True  # at the end: mean over an image, shifted, and their mirror images
+    task: ClassVar[str] = "images"
+    num_test: ClassVar[None] = None
+
+    def plain(self) -> dict:
+        """As JSON-ready data; all fields, since a default may be tuned one day."""
+        return {"speedrun": asdict(self)}
+
+
+class Conv(nn.Module):
+    """A convolution of k × k filters, held as a matrix (filters, inputs · k²) as Muon wants it."""
+
+    def __init__(self, channels: int, filters: int, *, size: int = 3, identity: bool):
+        super().__init__()
+        weight = nn.init.kaiming_uniform_(torch.empty(filters, channels, size, size), a=5**0.5)
+        if identity:
+            nn.init.dirac_(weight[:channels])
+        self.shape, self.weight = weight.shape, nn.Parameter(weight.flatten(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.weight.view(self.shape).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(inputs, weight, padding=self.shape[-1] // 2)
+
+
+def build(recipe: Recipe, images: Tensor) -> nn.Sequential:
+    """The net: a 2×2 convolution, three blocks of two convolutions, one linear layer.
+
+    `images` (N, 3, 32, 32), normalised, are what the first layer is whitened on.
+    """
+    first = nn.Conv2d(3, 24, 2)
+    if recipe.whiten:
+        filters = whitening_filters(images)
+        first.weight = nn.Parameter(torch.cat([filters, -filters]), requires_grad=False)
+    layers, channels = [first, nn.GELU()], 24
+    for width in recipe.widths:
+        for end in (nn.MaxPool2d(2), nn.Identity()):  # pooled before it is normalised: less work
+            norm = nn.BatchNorm2d(width, momentum=0.4)
+            norm.weight.requires_grad = not recipe.fast_shifts
+            layers += [Conv(channels, width, identity=recipe.identity), end, norm, nn.GELU()]
+            channels = width
+    head = nn.Linear(channels, 10, bias=False)
+    with torch.no_grad():
+        head.weight.div_(head.weight.std())
+    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), head, Scaled(1 / 9))
+
+
+class Scaled(nn.Module):
+    """Logits times `factor`: small at the start, whatever the width."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.factor
+
+
+def whitening_filters(images: Tensor, eps: float = 5e-4) -> Tensor:
+    """Twelve 2×2 filters (12, 3, 2, 2) whose outputs on `images` (N, 3, H, W) are uncorrelated and
+    of variance about 1: eigenvectors of the patches' covariance over its roots."""
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    return (vectors / (values + eps).sqrt()).T.reshape(12, 3, 2, 2).flip(0).contiguous()
+
+
+def optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the filters, SGD with Nesterov momentum for the rest.
+
+    SGD's rates are the paper's, for a mean in place of its sum of losses.
+    """
+    filters = [m.weight for m in model.modules() if isinstance(m, Conv)]
+    shifts = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    taken = {id(p) for p in filters + shifts}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    faster = 64 if recipe.fast_shifts else 1
+    lr, decay = 1.5 * recipe.batch_size / 1024, 1.36 / 1024
+    groups = [{"params": shifts, "lr": lr * faster, "weight_decay": decay / faster}]
+    groups.append({"params": others if recipe.muon else others + filters})
+    sgd = torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.85, nesterov=True)
+    if not recipe.muon:
+        return [sgd]
+    return [sgd, torch.optim.Muon(filters, lr=0.24, momentum=0.6, weight_decay=0.0)]
+
+
+def rate(step: int, num_steps: int) -> float:
+    """The learning rate over its peak: a fifth at the start, 1 after a fifth, then down to 0."""
+    done = step / num_steps
+    return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+
+
+def augment(images: Tensor, recipe: Recipe, epoch: int, start: Tensor) -> Tensor:
+    """Images (N, 3, 32, 32) of one epoch, shifted and mirrored; `start` (N,): mirrored first."""
+    count, size, reach = len(images), images.shape[-1], recipe.shift
+    chance = torch.rand(count, device=images.device) < 0.5
+    mirrored = start ^ bool(epoch % 2) if recipe.alternate else chance
+    across = torch.arange(size, device=images.device)
+    columns = torch.where(mirrored[:, None], size - 1 - across, across)
+    down, right = torch.randint(2 * reach + 1, (2, count, 1), device=images.device)
+    rows, columns = across + down, columns + right
+    padded = F.pad(images, (reach,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    each = torch.arange(count, device=images.device)[:, None, None]
+    picked = padded[each, rows[:, :, None], columns[:, None]]
+    return picked.permute(0, 3, 1, 2)  # channels last in memory
+
+
+@torch.no_grad()
+def classify(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
+    """Classes (N,) of normalised `images`; with `views` from six looks at each."""
+    model.eval()
+    outputs = []
+    for batch in images.split(2000):
+        looks = [batch]
+        if recipe.views:
+            wide = F.pad(batch, (1,) * 4, mode="reflect")
+            looks += [wide[:, :, :-2, :-2], wide[:, :, 2:, 2:]]
+            looks += [look.flip(3) for look in looks]
+        logits = [model(look.contiguous(memory_format=torch.channels_last)) for look in looks]
+        weights = [0.25, 0.125, 0.125] * 2 if recipe.views else [1.0]
+        outputs.append(sum(w * found for w, found in zip(weights, logits, strict=True)))
+    return torch.cat(outputs).argmax(dim=1)
+
+
+def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
+    """One run on the device where `dataset` lies.
+
+    Returns `accuracy` (0 to 1) on the validation images if there are any, else on the test images,
+    `minutes` (see above), and `losses`, one a step. Raises ValueError for images not 32×32 uint8.
+    """
+    images, device = dataset.train.inputs, dataset.train.inputs.device
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
+        raise ValueError(
+            f"images are {tuple(images.shape)}, {images.dtype}; use uint8 (N, 3, 32, 32)"
+        )
+    torch.manual_seed(seed)
+    start, judge = _clock(device), dataset.val if len(dataset.val) else dataset.test
+    mean, std = (v.float().view(-1, 1, 1) for v in data.channel_statistics(dataset.train))
+    images, judged = ((data.to_float(part) - mean) / std for part in (images, judge.inputs))
+    model = build(recipe, images[:WHITENED]).to(device, memory_format=torch.channels_last)
+    tools, losses = optimizers(recipe, model), []
+    peaks = [(group, group["lr"]) for tool in tools for group in tool.param_groups]
+    mirrored_first = torch.rand(len(images), device=device) < 0.5
+    num_steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
+    for epoch in range(recipe.epochs):
+        for picked in torch.randperm(len(images), device=device).split(recipe.batch_size):
+            for group, peak in peaks:
+                group["lr"] = peak * rate(len(losses), num_steps)
+            inputs = augment(images[picked], recipe, epoch, mirrored_first[picked])
+            with _autocast(device):
+                logits = model(inputs).float()
+            targets = dataset.train.targets[picked]
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.smoothing)
+            loss.backward()
+            losses.append(loss.detach())
+            for tool in tools:
+                tool.step()
+                tool.zero_grad(set_to_none=True)
+    with _autocast(device):
+        right = classify(model, judged, recipe) == judge.targets
+    found = {"accuracy": right.double().mean().item(), "minutes": (_clock(device) - start) / 60}
+    return found | {"losses": torch.stack(losses).tolist()}
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    quick = training.precision_on(device, "auto") == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=quick)
+
+
+def _clock(device: torch.device) -> float:
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def main() -> None:
+    """Run and print; recipes are chosen here, so it reads validation images, no test images."""
+    switches = [name for name, value in asdict(Recipe()).items() if value is True]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="seeds 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--without", nargs="*", default=[], choices=switches, metavar="TRICK")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    device = training.check_device(options.device)
+    dataset = data.load_cifar10().subset(num_val=5000).to(device)
+    recipe = Recipe(epochs=options.epochs, **dict.fromkeys(options.without, False))
+    for seed in range(options.runs):
+        run = train(recipe, seed, dataset)
+        print(f"seed {seed}: {100 * run['accuracy']:.2f} %, {run['minutes']:.2f} min", flush=True)
+
+
+if __name__ == "__main__":
+    main()
