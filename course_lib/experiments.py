@@ -61,6 +61,7 @@ REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
 EQUAL_ACCURACIES = (0.4, 0.45, 0.5)  # the posted CNN log passes them from epoch 4 to 9
+SMALL_LEVELS = (30, 40)  # per cent right that a small net soon gets to on its training images
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
 
@@ -84,7 +85,8 @@ def run(config: Arm, seed: int, *, device: str = "cpu", test: bool = True) -> di
     key = run_key(config.plain(), seed, tasks.default_base().identity)
     kind = torch.device(device).type
     checkpoint = CHECKPOINTS / f"{key}-{SOURCE}-{kind}.pt"  # other code must not resume it
-    trained = config if test else replace(config, val_history=False)  # tuning keeps no history
+    tuning = replace(config, val_history=False, score_training=False)  # it keeps no history
+    trained = config if test else tuning
     result = training.train(trained, seed, dataset, device=device, checkpoint=checkpoint)
     kept = _kept(config, seed, result, dataset.to(device), device=device, test=test)
     return kept | {"seconds": time.monotonic() - start}
@@ -213,6 +215,23 @@ def loss_at_equal_accuracy(history: Mapping[str, list]) -> dict[str, float]:
         value = math.nan if None in losses else statistics.fmean(losses)
         found[f"equal_accuracy_{split}_loss"] = value
     return found
+
+
+def epochs_to(history: Mapping[str, list], accuracy: float) -> float:
+    """After how many epochs the training images, scored with dropout off, first reach `accuracy`:
+    on a straight line between two epochs, the first of which guesses (a tenth right). NaN if they
+    never do."""
+    before = (0, 0.1)
+    for now in zip(history["epoch"], history["scored_train_accuracy"], strict=True):
+        if now[1] >= accuracy:
+            return before[0] + (accuracy - before[1]) / (now[1] - before[1])
+        before = now
+    return math.nan
+
+
+def epochs_to_levels(history: Mapping[str, list]) -> dict[str, float]:
+    """`epochs_to` each of `SMALL_LEVELS`, as epochs_to_{per cent}."""
+    return {f"epochs_to_{level}": epochs_to(history, level / 100) for level in SMALL_LEVELS}
 
 
 def dead_share_of(model, split: data.Split, prepare) -> float:
@@ -397,6 +416,12 @@ def _accuracy_by_fifth(config: TrainConfig, model, dataset: data.Dataset) -> dic
     return {"lowest_fifth_accuracy": found[0], "median_fifth_accuracy": found[2]}
 
 
+def _incoming_norm(config: TrainConfig, model, dataset: data.Dataset) -> float:
+    """The largest norm of a unit's incoming weights, in layers that max-norm limits or could."""
+    limited = (module for module in model.modules() if hasattr(module, "max_norm"))
+    return max(module.weight.norm(dim=1).max().item() for module in limited)
+
+
 # name -> function of configuration, net and dataset; gives a number, or several by their own names
 MEASURES: dict[str, Callable] = {
     "test_accuracy_unprepared": _test_accuracy_prepared_as(preprocess="none"),
@@ -404,11 +429,13 @@ MEASURES: dict[str, Callable] = {
     "test_loss_clipped": _test_loss_clipped,
     "test_errors": _test_errors,
     "accuracy_by_fifth": _accuracy_by_fifth,
+    "incoming_norm": _incoming_norm,
     "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
     **{name: _on_moved_images(name) for name in WAYS_TO_MOVE},
 }
 HISTORY_MEASURES: dict[str, Callable[[Mapping], dict]] = {  # of what was read after each epoch
     "loss_at_equal_accuracy": loss_at_equal_accuracy,
+    "epochs_to": epochs_to_levels,
 }
 
 

@@ -14,9 +14,9 @@ batch normalisation with epsilon 1e-3 and momentum 0.99, which PyTorch writes as
 import inspect
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ SHAPES: dict[str, Callable[[Tensor, float], Tensor]] = {  # of a weight and its 
 }
 # "torch": as PyTorch's layers come, uniform, ± 1/√fan_in, biases too; the others: biases 0
 INITIALISERS = ("torch", *(f"{rule}_{shape}" for rule in WEIGHT_STDS for shape in SHAPES))
+ORDERS = ("posted", *map(" ".join, permutations(("relu", "norm", "dropout"))))
 KERAS_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
@@ -181,15 +182,17 @@ def deep_cnn(
     image_shape: Sequence[int] = (3, 8, 8),
     head: str = "flatten",
     batch_norm: bool = True,
+    outputs: int = 1,
     init: str = "he_truncated",
     init_std: float | None = None,
 ) -> nn.Sequential:
-    """A plain stack of 3×3 convolutions for a regression: one output, no shortcuts, no pooling.
+    """A plain stack of 3×3 convolutions, no shortcuts, no pooling; one output, for a regression.
 
     The first of the `depth` convolutions halves the image by its stride, each has ReLU behind it
     and, with `batch_norm`, a norm in front of that. The linear layer reads every position, or with
     `head` "mean" the average of each channel.
     `init_std` draws all weights from one Gaussian instead of `init`; biases are 0 at the start.
+    With 10 `outputs` it classifies.
     """
     if depth < 1 or filters < 1:
         raise ValueError(f"depth is {depth!r}, filters {filters!r}; give at least 1 of each")
@@ -201,7 +204,7 @@ def deep_cnn(
     left = filters * math.ceil(height / 2) * math.ceil(width / 2)
     if _known("head", head, ("flatten", "mean")) == "mean":
         layers, left = [*layers, nn.AdaptiveAvgPool2d(1)], filters
-    return _finish([*layers, nn.Flatten(), nn.Linear(left, 1)], init, init_std)
+    return _finish([*layers, nn.Flatten(), nn.Linear(left, outputs)], init, init_std)
 
 
 def small_resnet(
@@ -242,6 +245,8 @@ def stuck_cnn(
     image_shape: Sequence[int] = (3, 32, 32),
     widths: Sequence[int] = (32, 64, 128),
     units: Sequence[int] = (1024, 512),
+    order: str = "posted",
+    norm_momentum: float = KERAS_NORM["momentum"],
 ) -> nn.Sequential:
     """The net that stays at 60 %, as posted (Keras, channels first); `stuck_cnn_bn` adds the norms.
 
@@ -249,25 +254,38 @@ def stuck_cnn(
     "channels", as meant. `dropout_scale` multiplies the posted rates, 0.2 after each block and 0.5
     after each dense layer. `max_norm` limits incoming weights in both hidden dense layers.
     `widths` are the filters of the three blocks, `units` those of the two dense layers.
+    `order` places what follows a block's last convolution, pooled, and each hidden dense layer:
+    "relu", "norm" and "dropout" in any order, as "norm relu dropout". Two of the six pairs are the
+    same function, since dropout and ReLU commute. `norm_momentum` is the weight of a new batch in
+    the moving averages.
     """
     _known("axis", axis, ("none", "width", "channels"))
+    _known("order", order, ORDERS)
+    keras = KERAS_NORM | {"momentum": norm_momentum}
     channels, height, width = image_shape
     layers = []
     for block, filters in enumerate(widths):
         layers += [*_conv(channels, filters, 3, "same"), nn.ReLU()]
-        layers += [*_conv(filters, filters, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
-        if axis != "none":  # after pooling in blocks 1 and 2, before it in block 3: as posted
-            columns = width // 2 if block < 2 else width
-            make, size = (ColumnNorm, columns) if axis == "width" else (nn.BatchNorm2d, filters)
-            layers.insert(len(layers) - (block == 2), make(size, **KERAS_NORM))
-        layers.append(_dropout(0.2, dropout_scale))
+        layers += _conv(filters, filters, 3, "same")
+        pooled = block < 2 or order != "posted"  # as posted, the third norm comes before its pool
+        columns = width // 2 if pooled else width
+        make, size = (ColumnNorm, columns) if axis == "width" else (nn.BatchNorm2d, filters)
+        norms = [] if axis == "none" else [make(size, **keras)]
+        parts = {"relu": [nn.ReLU()], "norm": norms, "dropout": [_dropout(0.2, dropout_scale)]}
+        if order == "posted":
+            pool = [nn.MaxPool2d(2)]
+            middle = [*pool, *norms] if pooled else [*norms, *pool]
+            layers += [*parts["relu"], *middle, *parts["dropout"]]
+        else:
+            layers += [nn.MaxPool2d(2), *_in_order(order, parts)]
         channels, height, width = filters, height // 2, width // 2
     layers.append(nn.Flatten())
     for fan_in, fan_out in pairwise((channels * height * width, *units)):
         dense = nn.Linear(fan_in, fan_out)
         dense.max_norm = max_norm
-        norms = [] if axis == "none" else [nn.BatchNorm1d(fan_out, **KERAS_NORM)]
-        layers += [dense, nn.ReLU(), *norms, _dropout(0.5, dropout_scale)]
+        norms = [] if axis == "none" else [nn.BatchNorm1d(fan_out, **keras)]
+        parts = {"relu": [nn.ReLU()], "norm": norms, "dropout": [_dropout(0.5, dropout_scale)]}
+        layers += [dense, *_in_order(order, parts)]
     return _finish([*layers, nn.Linear(units[-1], 10)])
 
 
@@ -360,6 +378,12 @@ def _conv(channels, filters, kernel, padding="valid", *, stride=1, bias=True) ->
     pad = total // 2 if total % 2 == 0 else 0
     lopsided = [nn.ZeroPad2d((total // 2, total - total // 2) * 2)] if total % 2 else []
     return [*lopsided, nn.Conv2d(channels, filters, kernel, stride, pad, bias=bias)]
+
+
+def _in_order(order: str, parts: Mapping[str, list[nn.Module]]) -> list[nn.Module]:
+    """The modules of `parts`, one part after another; as posted the norm follows the ReLU."""
+    names = "relu norm dropout" if order == "posted" else order
+    return [module for name in names.split() for module in parts[name]]
 
 
 def _dropout(rate: float, scale: float) -> nn.Dropout:

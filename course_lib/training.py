@@ -68,6 +68,7 @@ class TrainConfig:
     precision: str = "fp32"  # "fp32", "bf16" (autocast), "fp64", or "auto": see precision_on
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
     last_losses: int = 0  # so many losses of single steps, the last ones, are kept; 0: none
+    score_training: bool = False  # score the training images after each epoch too, dropout off
     val_history: bool = True  # read the validation images after each epoch; else at the end alone
     measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
@@ -588,6 +589,9 @@ class _Run:
             val = evaluate(self.model, self.val_split, self.prepare, loss_fn=self.loss_fn)
             val_loss = val.loss + float(self._penalty())
             entry |= {"val_loss": val_loss, "val_accuracy": val.accuracy}
+        if self.config.score_training:
+            scored = evaluate(self.model, self.train_split, self.prepare, loss_fn=self.loss_fn)
+            entry["scored_train_accuracy"] = scored.accuracy
         for name, value in entry.items():
             if value is not None:
                 self.history.setdefault(name, []).append(value)

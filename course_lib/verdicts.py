@@ -52,12 +52,16 @@ class Contrast:
     before: str = ""
     healthy: Mapping[str, str] = field(default_factory=dict)  # arm -> the same one without fault
     rivals: Mapping[str, str] = field(default_factory=dict)  # arm -> the one it is compared with
+    places: Mapping[str, Mapping] = field(default_factory=dict)  # arm -> axis -> its value there
+    steps: tuple[str, ...] = ()  # of a search, the first arm of `places` being its start
+    than_steps: tuple[str, ...] = ()
     differs: bool = False
     finding: bool | None = None
     note: str = ""
 
     def __post_init__(self):
-        for name in ("controls", "calibrate", "cases", "against"):  # lists, out of a record
+        lists = "controls", "calibrate", "cases", "against", "steps", "than_steps"
+        for name in lists:  # that they are, out of a record
             object.__setattr__(self, name, tuple(getattr(self, name)))
         faults = {name: tuple(arms) for name, arms in self.faults.items()}
         object.__setattr__(self, "faults", faults)
@@ -72,7 +76,7 @@ class Contrast:
         """The arms that it speaks of."""
         faulty = (arm for arms in self.faults.values() for arm in arms)
         healthy = (*self.controls, *self.calibrate, *self.healthy.values(), *self.rivals.values())
-        several = (*faulty, *healthy, *self.cases, *self.against)
+        several = (*faulty, *healthy, *self.cases, *self.against, *self.places)
         return [arm for arm in (self.arm, self.than, *several) if arm]
 
     def read(self) -> list[tuple[str, str]]:
@@ -111,11 +115,40 @@ def better(
     )  # fmt: skip
 
 
-def same(
-    arm: str, metric: str, *, than: str, within: float = 0.01, relative: bool = False
+def search(
+    *steps: str,
+    than: Sequence[str],
+    places: Mapping[str, Mapping],
+    by: float = 0.01,
+    metric: str = "test_accuracy",
 ) -> Contrast:
-    """`arm` equals `than` to within ± `within` (δ)."""
-    return Contrast("same", arm, metric, than, within, relative=relative)
+    """Who takes these steps gets further than who takes those of `than`, by at least `by` (δ).
+
+    `places` gives for each arm its value on each axis; the first arm is where both start. A step
+    "lr" tries all values of that axis, one run each, and keeps the one with the highest validation
+    accuracy; "net=deep" goes there untried. Each seed is one searcher, its runs are all of that
+    seed, and the last one is judged by `metric`. Raises ValueError for a step along no axis.
+    """
+    axes = set().union(*places.values())
+    if unknown := {step.partition("=")[0] for step in (*steps, *than)} - axes:
+        raise ValueError(f"a step is {unknown.pop()!r}; axes: {', '.join(sorted(axes))}")
+    grid = {arm: dict(place) for arm, place in places.items()}
+    return Contrast(
+        "better", metric=metric, threshold=by, places=grid, steps=steps, than_steps=tuple(than)
+    )
+
+
+def same(
+    arm: str,
+    metric: str,
+    *,
+    than: str,
+    within: float = 0.01,
+    than_metric: str = "",
+    relative: bool = False,
+) -> Contrast:
+    """`arm` equals `than` to within ± `within` (δ); `than_metric` as for `better`."""
+    return Contrast("same", arm, metric, than, within, than_metric=than_metric, relative=relative)
 
 
 def always(arm: str, metric: str, *, never_above: float, than: str = "") -> Contrast:
@@ -362,6 +395,8 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
 def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
     if contrast.rivals:
         return _judge_over_faults(contrast, runs)
+    if contrast.places:
+        return _judge_searches(contrast, runs)
     (arm, metric), (than, than_metric) = contrast.read()
     a, b, paired = runs.pair(arm, than, metric, than_metric)
     n, shift = min(len(a), len(b)), 0.0
@@ -398,6 +433,46 @@ def _judge_over_faults(contrast: Contrast, runs: Runs) -> Verdict:
         gaps += [statistics.fmean(kept - other for kept, other in pairs)] if pairs else []
     if len(gaps) < 2:
         return _made(contrast, "open", len(gaps), detail="fewer than two faults")
+    word, flips_at = _place(contrast, *t_interval(gaps, 0.99))
+    return _made(
+        contrast, word, len(gaps), effect=statistics.fmean(gaps), paired=True,
+        interval95=t_interval(gaps, 0.95), interval99=t_interval(gaps, 0.99), flips_at=flips_at,
+    )  # fmt: skip
+
+
+def found_by(contrast: Contrast, runs: Runs, steps: Sequence[str]) -> dict[int, str]:
+    """Where `steps` lead in the runs of each seed that has them all: seed -> arm."""
+    read = {arm: {run["seed"]: run for run in runs.of(arm)} for arm in contrast.places}
+    seeds = set.intersection(*(set(made) for made in read.values()))
+    found = {}
+    for seed in sorted(seeds):
+        scores = {arm: made[seed]["metrics"]["val_accuracy"] or 0.0 for arm, made in read.items()}
+        found[seed] = _walk(contrast.places, scores, steps)
+    return found
+
+
+def _walk(places: Mapping[str, Mapping], scores: Mapping[str, float], steps: Sequence[str]) -> str:
+    here = next(iter(places))
+    for step in steps:
+        axis, _, value = step.partition("=")
+        rest = {name: v for name, v in places[here].items() if name != axis}
+        line = [arm for arm, place in places.items() if rest.items() <= place.items()]
+        if value:
+            line = [arm for arm in line if str(places[arm][axis]) == value]
+        here = max(line, key=scores.get)
+    return here
+
+
+def _judge_searches(contrast: Contrast, runs: Runs) -> Verdict:
+    values = {
+        (arm, run["seed"]): value
+        for arm in contrast.places
+        for run, value in zip(runs.of(arm), runs.metric(arm, contrast.metric), strict=True)
+    }
+    ends, others = (found_by(contrast, runs, s) for s in (contrast.steps, contrast.than_steps))
+    gaps = [values[arm, seed] - values[others[seed], seed] for seed, arm in ends.items()]
+    if len(gaps) < 2:
+        return _made(contrast, "open", len(gaps), detail="fewer than two searchers")
     word, flips_at = _place(contrast, *t_interval(gaps, 0.99))
     return _made(
         contrast, word, len(gaps), effect=statistics.fmean(gaps), paired=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib import data, experiments, records, tasks
+from course_lib import data, experiments, models, records, tasks
 from course_lib.data import Dataset, Split
 from course_lib.experiments import Study
 from course_lib.records import RecordError
@@ -285,6 +285,29 @@ def test_loss_at_equal_accuracy_is_a_mean_over_three(base):
     config = replace(TINY, num_val=20, measures=("loss_at_equal_accuracy",))
     metrics = experiments.run(config, 0)["metrics"]
     assert {"equal_accuracy_train_loss", "equal_accuracy_val_loss"} <= metrics.keys()
+
+
+def test_epochs_to_an_accuracy_lie_on_the_line_between_two_epochs(base):
+    history = {"epoch": [1, 2, 3], "scored_train_accuracy": [0.2, 0.4, 0.35]}
+    expected = {0.1: 0.0, 0.15: 0.5, 0.3: 1.5, 0.4: 2.0}
+    for accuracy, epochs in expected.items():
+        assert experiments.epochs_to(history, accuracy) == pytest.approx(epochs)
+    assert math.isnan(experiments.epochs_to(history, 0.41))
+    config = replace(TINY, score_training=True, measures=("epochs_to",))
+    assert {"epochs_to_30", "epochs_to_40"} <= experiments.run(config, 0)["metrics"].keys()
+    untold = experiments.run(config, 0, test=False)
+    assert untold["history"] == {} and "epochs_to_30" not in untold["metrics"]
+
+
+def test_the_largest_incoming_norm_is_that_of_layers_that_max_norm_could_limit():
+    sizes = {"image_shape": (3, 16, 16), "widths": (2, 2, 2), "units": (8, 4), "max_norm": None}
+    net = models.build("stuck_cnn", **sizes)
+    with torch.no_grad():
+        for layer in (net.linear1, net.linear2, net.linear3):
+            layer.weight.zero_()
+        net.linear2.weight[1, :2] = torch.tensor([3.0, 4.0])
+        net.linear3.weight[0, 0] = 9.0  # the output layer is never limited
+    assert experiments.measure("incoming_norm")(TrainConfig(), net, None) == 5.0
 
 
 def test_fifths_are_scored_in_stored_order():

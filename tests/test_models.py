@@ -264,6 +264,41 @@ def test_norm_sizes_as_posted_and_as_meant():
         assert {(m.eps, m.momentum) for m in norms + dense} == {(1e-3, 0.01)}
 
 
+@pytest.mark.parametrize("order", models.ORDERS)
+def test_norm_relu_and_dropout_stand_in_the_order_that_is_asked_for(order):
+    options = {"axis": "channels", "image_shape": (3, 16, 16), "order": order}
+    kinds = [type(m).__name__.lower()[:5] for m in seeded("stuck_cnn", **options)]
+    names = "relu norm dropout" if order == "posted" else order
+    short = {"relu": "relu", "norm": "batch", "dropout": "dropo"}
+    expected = [short[name] for name in names.split()]
+    assert kinds[-4:-1] == expected  # behind the second dense layer
+    if order != "posted":
+        pools = [k for k, kind in enumerate(kinds) if kind == "maxpo"]
+        assert [kinds[k - 1 : k + 4] for k in pools] == [["conv2", "maxpo", *expected]] * 3
+
+
+def test_dropout_and_relu_commute_to_the_bit_and_the_norm_with_neither():
+    """Six orders are four functions of the same weights and the same draws of dropout."""
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def outputs(order):
+        net = seeded("stuck_cnn", axis="channels", image_shape=(3, 16, 16), order=order)
+        torch.manual_seed(1)
+        return net(images)
+
+    found = {order: outputs(order) for order in models.ORDERS[1:]}
+    pairs = [{a, b} for a, b in itertools.combinations(found, 2) if found[a].equal(found[b])]
+    assert pairs == [
+        {"relu dropout norm", "dropout relu norm"}, {"norm relu dropout", "norm dropout relu"}
+    ]  # fmt: skip
+
+
+def test_the_moving_averages_take_the_weight_that_is_asked_for():
+    net = seeded("stuck_cnn", axis="channels", norm_momentum=0.1)
+    norms = [m for m in net if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    assert len(norms) == 5 and {m.momentum for m in norms} == {0.1}
+
+
 # --- initial weights and the small nets ---
 
 
@@ -335,6 +370,7 @@ def test_the_deep_cnn_is_a_stack_that_explodes_by_the_formula_and_not_with_norms
     assert averaged[-1].in_features == 8 and averaged(images).shape == (10, 1)
     normed = seeded("deep_cnn", depth=4, filters=8, init_std=1.0)(images)
     assert normed.abs().max() < 60 < model(images).abs().max()
+    assert seeded("deep_cnn", depth=2, filters=8, outputs=10)(images).shape == (10, 10)
     with pytest.raises(ValueError, match="depth is 0, filters 64; give at least 1"):
         models.build("deep_cnn", depth=0)
 

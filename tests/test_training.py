@@ -206,6 +206,20 @@ def test_validation_can_be_left_out_of_the_history_and_changes_nothing():
     assert torch.equal(weights(with_it), weights(without))
 
 
+def test_training_images_are_scored_with_dropout_off_and_that_changes_nothing():
+    options = {"widths": (48, 16, 10), "dropout": 0.5}
+    config = replace(SMALL, model="mlp", model_options=options, measures=())
+    with_it, without = (
+        train(replace(config, score_training=told), 0, make_dataset()) for told in (True, False)
+    )
+    assert set(with_it.history) - set(without.history) == {"scored_train_accuracy"}
+    assert torch.equal(weights(with_it), weights(without))
+    dataset = make_dataset()
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    at_the_end = training.evaluate(with_it.model, dataset.train, prepare).accuracy
+    assert with_it.history["scored_train_accuracy"][-1] == at_the_end
+
+
 def test_standardising_uses_the_training_split():
     dataset = make_dataset()
     config = replace(SMALL, preprocess="standardise")

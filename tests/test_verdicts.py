@@ -251,6 +251,15 @@ def test_pairs_go_by_seed_and_not_by_place():
     assert verdict.n == 3
 
 
+def test_one_net_may_be_the_same_in_two_ways():
+    gap = [0.01, 0.012] * 5
+    runs = made_up(a=[{"train_accuracy": 0.5 + g, METRIC: 0.5} for g in gap])
+    alike = verdicts.same("a", "train_accuracy", than="a", than_metric=METRIC, within=0.03)
+    verdict = judge("X1", alike, runs, 10)
+    assert (verdict.word, verdict.paired) == ("holds", True)
+    assert word(replace(alike, threshold=0.005), runs) == "fails"
+
+
 def test_one_net_judged_in_two_ways_is_paired_with_itself():
     shared = np.random.default_rng(3).normal(0, 0.03, 10)
     rows = [{METRIC: 0.5 + s, "unprepared": 0.4 + s} for s in shared.tolist()]
@@ -863,3 +872,72 @@ def test_identical_compares_seed_by_seed(a, b, differs, word):
 def test_an_assertion_needs_no_runs(finding, word):
     verdict = judge("X1", verdicts.assertion(finding, "shown"), made_up(a=[1]), 10)
     assert (verdict.word, verdict.kind, verdict.needed) == (word, "exact", 0)
+
+
+# --- searches ---------------------------------------------------------------------------------
+
+GRID = {  # the first is the start
+    f"{lr} {net}": {"lr": lr, "net": net} for net in ("plain", "deep") for lr in (1, 2, 3)
+}
+
+
+def searched(val: dict[str, float], test: dict[str, float], seeds: int = 10) -> Runs:
+    """Runs on `GRID` with these accuracies, all seeds but for a little alike."""
+    return made_up(**{
+        arm: [{"val_accuracy": val[arm], METRIC: test[arm] + seed / 1e4} for seed in range(seeds)]
+        for arm in GRID
+    })  # fmt: skip
+
+
+def test_a_search_keeps_what_validates_best_along_each_axis():
+    val = dict(zip(GRID, (0.1, 0.3, 0.2, 0.5, 0.4, 0.6), strict=True))
+    runs, grid = searched(val, val), verdicts.search(than=(), places=GRID)
+
+    def ends(*steps):
+        return set(verdicts.found_by(grid, runs, steps).values())
+
+    assert ends() == {"1 plain"}
+    assert ends("lr") == {"2 plain"}
+    assert ends("net") == {"1 deep"}
+    assert ends("lr", "net") == {"2 deep"}  # in this order it misses the best
+    assert ends("net", "lr") == {"3 deep"}
+    assert ends("net=deep", "lr", "net=plain") == {"3 plain"}
+
+
+def test_a_search_is_chosen_on_validation_and_judged_on_the_test_set():
+    val = dict(zip(GRID, (0.1, 0.3, 0.2, 0.5, 0.4, 0.6), strict=True))
+    test = {arm: 1 - value for arm, value in val.items()}
+    runs = searched(val, test)
+    contrast = verdicts.search("lr", than=(), places=GRID, by=0.01)
+    verdict = judge("X1", contrast, runs, 10)
+    assert (verdict.word, verdict.n, verdict.effect) == ("fails", 10, pytest.approx(-0.2))
+    assert word(verdicts.search(than=("lr",), places=GRID, by=0.1), runs) == "holds"
+    assert word(contrast, searched(val, val)) == "holds"
+    few = searched(val, val, seeds=9)
+    assert judge("X1", contrast, few, 10).word == "not yet"
+
+
+def test_each_seed_searches_on_its_own():
+    """Where validation is pure luck, so is the choice: no search gains from it."""
+    rng = np.random.default_rng(3)
+    runs = made_up(**{
+        arm: [{"val_accuracy": v, METRIC: t} for v, t in rng.normal(0.5, 0.01, (10, 2)).tolist()]
+        for arm in GRID
+    })  # fmt: skip
+    found = verdicts.found_by(verdicts.search(than=(), places=GRID), runs, ("lr", "net"))
+    assert len(set(found.values())) > 1
+    assert word(verdicts.search("lr", "net", than=(), places=GRID, by=0.05), runs) == "fails"
+
+
+def test_a_search_comes_back_from_its_plain_form_and_knows_its_axes():
+    contrast = verdicts.search("lr", than=("net=deep", "lr"), places=GRID)
+    assert Contrast(**json.loads(json.dumps(contrast.plain()))) == contrast
+    assert contrast.arms() == list(GRID)
+    with pytest.raises(ValueError, match="a step is 'width'; axes: lr, net"):
+        verdicts.search("width", than=(), places=GRID)
+
+
+def test_no_search_is_judged_before_its_runs():
+    without = made_up(**{arm: [] for arm in GRID})
+    contrast = verdicts.search("lr", than=(), places=GRID)
+    assert judge("X1", contrast, without, 10).word == "not yet"
