@@ -271,13 +271,10 @@ def stuck_cnn(
         columns = width // 2 if pooled else width
         make, size = (ColumnNorm, columns) if axis == "width" else (nn.BatchNorm2d, filters)
         norms = [] if axis == "none" else [make(size, **keras)]
-        parts = {"relu": [nn.ReLU()], "norm": norms, "dropout": [_dropout(0.2, dropout_scale)]}
-        if order == "posted":
-            pool = [nn.MaxPool2d(2)]
-            middle = [*pool, *norms] if pooled else [*norms, *pool]
-            layers += [*parts["relu"], *middle, *parts["dropout"]]
-        else:
-            layers += [nn.MaxPool2d(2), *_in_order(order, parts)]
+        parts = {"pool": [nn.MaxPool2d(2)], "relu": [nn.ReLU()], "norm": norms}
+        parts["dropout"] = [_dropout(0.2, dropout_scale)]
+        posted = "relu pool norm dropout" if pooled else "relu norm pool dropout"
+        layers += _in_order(posted if order == "posted" else f"pool {order}", parts)
         channels, height, width = filters, height // 2, width // 2
     layers.append(nn.Flatten())
     for fan_in, fan_out in pairwise((channels * height * width, *units)):
@@ -285,7 +282,8 @@ def stuck_cnn(
         dense.max_norm = max_norm
         norms = [] if axis == "none" else [nn.BatchNorm1d(fan_out, **keras)]
         parts = {"relu": [nn.ReLU()], "norm": norms, "dropout": [_dropout(0.5, dropout_scale)]}
-        layers += [dense, *_in_order(order, parts)]
+        posted = "relu norm dropout"
+        layers += [dense, *_in_order(posted if order == "posted" else order, parts)]
     return _finish([*layers, nn.Linear(units[-1], 10)])
 
 
@@ -381,9 +379,8 @@ def _conv(channels, filters, kernel, padding="valid", *, stride=1, bias=True) ->
 
 
 def _in_order(order: str, parts: Mapping[str, list[nn.Module]]) -> list[nn.Module]:
-    """The modules of `parts`, one part after another; as posted the norm follows the ReLU."""
-    names = "relu norm dropout" if order == "posted" else order
-    return [module for name in names.split() for module in parts[name]]
+    """The modules of `parts`, one part after another."""
+    return [module for name in order.split() for module in parts[name]]
 
 
 def _dropout(rate: float, scale: float) -> nn.Dropout:

@@ -294,9 +294,9 @@ def test_epochs_to_an_accuracy_lie_on_the_line_between_two_epochs(base):
         assert experiments.epochs_to(history, accuracy) == pytest.approx(epochs)
     assert math.isnan(experiments.epochs_to(history, 0.41))
     config = replace(TINY, score_training=True, measures=("epochs_to",))
-    assert {"epochs_to_30", "epochs_to_40"} <= experiments.run(config, 0)["metrics"].keys()
+    assert {"epochs_to_25", "epochs_to_35"} <= experiments.run(config, 0)["metrics"].keys()
     untold = experiments.run(config, 0, test=False)
-    assert untold["history"] == {} and "epochs_to_30" not in untold["metrics"]
+    assert untold["history"] == {} and "epochs_to_25" not in untold["metrics"]
 
 
 def test_the_largest_incoming_norm_is_that_of_layers_that_max_norm_could_limit():
