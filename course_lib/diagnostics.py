@@ -103,6 +103,32 @@ def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) 
             handle.remove()
 
 
+@torch.no_grad()
+def multiply_adds(model: nn.Module, image_shape: tuple[int, ...] = (3, 32, 32)) -> int:
+    """Multiply-adds of convolutions and linear layers for one image of `image_shape`, forward.
+
+    Places in the padding count, since they are multiplied too; biases, norms, activations and pools
+    do not. Raises ValueError if the net has none of these layers.
+    """
+    counted: list[int] = []
+
+    def count(module: nn.Module, args: tuple, outputs: Tensor) -> None:
+        counted.append(outputs[0].numel() * module.weight[0].numel())  # each output, its window
+
+    kinds = (nn.Conv2d, nn.Linear)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    if not layers:
+        raise ValueError("model has no convolution and no linear layer; there is nothing to count")
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with _eval_mode(model):
+            model(next(model.parameters()).new_zeros((1, *image_shape)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(counted)
+
+
 def rank_auc(scores: Tensor, marked: Tensor) -> float:
     """How often a marked example has a larger score than another one; equal ones count half.
 

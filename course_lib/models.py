@@ -139,6 +139,7 @@ def scaling_mlp() -> nn.Sequential:
 def small_cnn(
     *,
     widths: Sequence[int] = (16, 32, 64),
+    convs: int = 1,
     image_shape: Sequence[int] = (3, 32, 32),
     reduce: str = "max",
     head: str = "flatten",
@@ -151,7 +152,8 @@ def small_cnn(
 ) -> nn.Sequential:
     """Our own small net: 3×3 convolutions, each followed by a halving, and one linear layer.
 
-    `reduce` halves by "max" or "mean" pooling, by a "stride" of the convolution, or by "blur": a
+    With `convs` above 1, so many convolutions of a width stand in front of each halving. `reduce`
+    halves by "max" or "mean" pooling, by a "stride" of the convolution, or by "blur": a
     dense max pool, blurred before it is thinned out. `head` "mean" averages each channel before
     the linear layer. `padding_mode` is PyTorch's ("circular": the image is a torus). `batch_norm`
     normalises before each activation; `dropout` is the share dropped before the linear layer.
@@ -160,15 +162,18 @@ def small_cnn(
     if min(height, width) < (side := 2 ** len(widths)):
         raise ValueError(f"image_shape is {image_shape!r}; {len(widths)} pools need sides ≥ {side}")
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
-    stride = 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1
+    if convs < 1:
+        raise ValueError(f"convs is {convs!r}; give at least 1 for each width")
+    last_stride = 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1
+    make_conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=bias, padding_mode=padding_mode)
     layers = []
     for filters in widths:
-        layers.append(
-            nn.Conv2d(channels, filters, 3, stride, 1, bias=bias, padding_mode=padding_mode)
-        )
-        layers += [nn.BatchNorm2d(filters)] * batch_norm + [make_activation()]
+        for stride in (*[1] * (convs - 1), last_stride):
+            layers.append(make_conv(channels, filters, stride=stride))
+            layers += [nn.BatchNorm2d(filters)] * batch_norm + [make_activation()]
+            channels = filters
         layers += [make() for make in REDUCTIONS[reduce]]
-        channels, height, width = filters, height // 2, width // 2
+        height, width = height // 2, width // 2
     if _known("head", head, ("flatten", "mean")) == "mean":
         layers, height, width = [*layers, nn.AdaptiveAvgPool2d(1)], 1, 1
     layers += [nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
@@ -210,6 +215,7 @@ def deep_cnn(
 def small_resnet(
     *,
     widths: Sequence[int] = (16, 32, 64),
+    blocks: int = 1,
     reduce: str = "stride",
     bias: bool = True,
     activation: str = "relu",
@@ -219,11 +225,15 @@ def small_resnet(
     """A small modern net: a stem, a residual block per width, batch norm, global mean pooling.
 
     Every block but the first halves the image: by its stride, or, with another `reduce` of
-    `small_cnn`, by that in front of the block. Takes images of any size. `bias` is that of
-    shortcuts and the last layer: in front of a norm there is none. `output` names an activation
-    behind the last layer.
+    `small_cnn`, by that in front of the block. With `blocks` above 1 a width has so many, of which
+    only the first does. Takes images of any size. `bias` is that of shortcuts and the last layer:
+    in front of a norm there is none. `output` names an activation behind the last layer.
+    Give `widths` that 8 divides: on a CPU, the backward pass of torch 2.13 corrupts memory in a
+    strided 1×1 convolution of channels-last images with 4 or 6 channels.
     """
     strides = (1, 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1)
+    if blocks < 1:
+        raise ValueError(f"blocks is {blocks!r}; give at least 1 for each width")
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
     make_output = OUTPUTS[_known("output", output, OUTPUTS)]
     stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
@@ -232,6 +242,7 @@ def small_resnet(
         later = len(layers) > 3
         layers += [make() for make in REDUCTIONS[reduce]] if later else []
         layers.append(Residual(channels, filters, strides[later], make_activation, bias))
+        layers += [Residual(filters, filters, 1, make_activation, bias) for _ in range(1, blocks)]
     last = nn.Linear(widths[-1], 10, bias=bias)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), last]
     return _finish([*layers, make_output()] if make_output else layers, init)
@@ -291,45 +302,84 @@ stuck_cnn_bn = partial(stuck_cnn, axis="width")
 
 
 def all_conv(
-    *, padding: str = "valid", dropout_scale: float = 1.0, init: str = "glorot_uniform"
+    *,
+    padding: str = "valid",
+    dropout_scale: float = 1.0,
+    batch_norm: bool = True,
+    image_shape: Sequence[int] = (3, 32, 32),
+    widths: Sequence[int] = (96, 192),
+    units: int = 256,
+    init: str = "glorot_uniform",
 ) -> nn.Sequential:
     """Answer 1's net without pooling, after arXiv 1412.6806: two pairs of convolutions.
 
     Posted with padding "valid"; "same" keeps the borders, at the cost of 1.9 million more weights.
-    Keras' total of 1,834,602 counts 9,600 moving statistics with the trained parameters.
+    Keras' total of 1,834,602 counts 9,600 moving statistics with the trained parameters. `widths`
+    are the filters of the two pairs, `units` those of the dense layer, in front of which the one
+    norm stands, unless `batch_norm` is False.
     """
-    size = {"valid": 5, "same": 8}[_known("padding", padding, ("valid", "same"))]
-    layers, channels = [], 3
-    for filters, rate in ((96, 0.2), (192, 0.5)):
+    lost = {"valid": 2, "same": 0}[_known("padding", padding, ("valid", "same"))]
+    (channels, *sides), layers = image_shape, []
+    for filters, rate in zip(widths, (0.2, 0.5), strict=True):
         layers += [*_conv(channels, filters, 3, padding), nn.ReLU()]
         layers += [*_conv(filters, filters, 3, padding, stride=2), nn.ReLU()]
         layers, channels = [*layers, _dropout(rate, dropout_scale)], filters
-    features = 192 * size**2
-    layers += [nn.Flatten(), nn.BatchNorm1d(features, **KERAS_NORM), nn.Linear(features, 256)]
-    return _finish([*layers, nn.ReLU(), nn.Linear(256, 10)], init)
+        sides = [math.ceil((side - 2 * lost) / 2) for side in sides]
+    features = channels * math.prod(sides)
+    layers += [nn.Flatten(), *[nn.BatchNorm1d(features, **KERAS_NORM)] * batch_norm]
+    return _finish([*layers, nn.Linear(features, units), nn.ReLU(), nn.Linear(units, 10)], init)
 
 
-def strided_cnn(*, dropout_scale: float = 1.0) -> nn.Sequential:
-    """Answer 1's "much smaller" net: two valid convolutions, no pooling, no normalisation."""
-    layers = [*_conv(3, 32, 3), nn.ReLU(), _dropout(0.1, dropout_scale)]
-    layers += [*_conv(32, 64, 5, stride=2, bias=False), nn.ReLU(), _dropout(0.2, dropout_scale)]
-    layers += [nn.Flatten(), nn.Linear(64 * 13**2, 128), nn.ReLU(), _dropout(0.3, dropout_scale)]
-    return _finish([*layers, nn.Linear(128, 10)])
+def strided_cnn(
+    *,
+    dropout_scale: float = 1.0,
+    image_shape: Sequence[int] = (3, 32, 32),
+    widths: Sequence[int] = (32, 64),
+    units: int = 128,
+) -> nn.Sequential:
+    """Answer 1's "much smaller" net: two valid convolutions, no pooling, no normalisation.
+
+    `widths` are the filters of the convolutions, `units` those of the dense layer.
+    """
+    channels, *sides = image_shape
+    first, second = widths
+    features = second * math.prod((side - 5) // 2 for side in sides)
+    layers = [*_conv(channels, first, 3), nn.ReLU(), _dropout(0.1, dropout_scale)]
+    layers += [*_conv(first, second, 5, stride=2, bias=False), nn.ReLU()]
+    layers += [_dropout(0.2, dropout_scale), nn.Flatten(), nn.Linear(features, units), nn.ReLU()]
+    return _finish([*layers, _dropout(0.3, dropout_scale), nn.Linear(units, 10)])
 
 
-def thin_cnn(*, dropout_scale: float = 1.0) -> nn.Sequential:
+def thin_cnn(
+    *,
+    dropout_scale: float = 1.0,
+    more: int = 0,
+    activation: str = "tanh",
+    image_shape: Sequence[int] = (3, 32, 32),
+    widths: Sequence[int] = (64, 64, 32, 32),
+    units: Sequence[int] = (64, 64),
+) -> nn.Sequential:
     """The last answer's net of 183,242 parameters, its 4×4 and 2×2 kernels padded 'same'.
 
     Even kernels cannot be padded evenly: as in TensorFlow, 4×4 gets one row and column at the top
     left and two at the bottom right, 2×2 none and one. The first pool comes before its ReLU.
+    `activation` stands behind the last hidden layer. `more` 3×3 convolutions follow the third, each
+    a copy of it with its ReLU and dropout. `widths` are the filters of the four convolutions,
+    `units` those of the dense layers.
     """
-    rates = [_dropout(rate, dropout_scale) for rate in (0.25, 0.25, 0.25, 0.15, 0.25, 0.25)]
-    layers = [*_conv(3, 64, 4, "same"), nn.MaxPool2d(2), nn.ReLU(), rates[0]]
-    layers += [*_conv(64, 64, 2, "same"), nn.ReLU(), rates[1]]
-    layers += [*_conv(64, 32, 3, "same"), nn.ReLU(), rates[2]]
-    layers += [*_conv(32, 32, 3, "same"), nn.ReLU(), nn.MaxPool2d(2), rates[3]]
-    layers += [nn.Flatten(), nn.Linear(32 * 8**2, 64), nn.ReLU(), rates[4]]
-    return _finish([*layers, nn.Linear(64, 64), nn.Tanh(), rates[5], nn.Linear(64, 10)])
+    channels, height, width = image_shape
+    first, second, third, fourth = widths
+    make_last = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    quarter = partial(_dropout, 0.25, dropout_scale)
+    layers = [*_conv(channels, first, 4, "same"), nn.MaxPool2d(2), nn.ReLU(), quarter()]
+    layers += [*_conv(first, second, 2, "same"), nn.ReLU(), quarter()]
+    for fan_in in (second, *[third] * more):
+        layers += [*_conv(fan_in, third, 3, "same"), nn.ReLU(), quarter()]
+    layers += [*_conv(third, fourth, 3, "same"), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [_dropout(0.15, dropout_scale), nn.Flatten()]
+    layers += [nn.Linear(fourth * (height // 4) * (width // 4), units[0]), nn.ReLU(), quarter()]
+    layers += [nn.Linear(*units), make_last(), quarter(), nn.Linear(units[1], 10)]
+    return _finish(layers)
 
 
 # name → (constructor, source, trained parameters at default options)

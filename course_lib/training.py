@@ -54,7 +54,8 @@ class TrainConfig:
     dampening: float = 0.0  # SGD only
     nesterov: bool = False  # SGD only
     betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW only
-    eps: float = 1e-8  # Adam and AdamW only; PyTorch's default
+    rho: float = 0.95  # Adadelta only; the default of Keras
+    eps: float = 1e-8  # Adam, AdamW and Adadelta only; PyTorch's default for the first two
     weight_decay: float = 1e-4  # coupled, except in AdamW
     show_penalty: bool = False  # count weight_decay / 2 · |weights|² into every loss of the history
     schedule: str = "constant"  # a name in SCHEDULES
@@ -297,7 +298,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         settings = {"betas": config.betas, "eps": config.eps, "weight_decay": weight_decay}
         return kind(groups, lr=lr, fused=True, **settings)
     if config.optimizer == "adadelta":
-        return torch.optim.Adadelta(groups, lr=lr, weight_decay=weight_decay)
+        settings = {"rho": config.rho, "eps": config.eps, "weight_decay": weight_decay}
+        return torch.optim.Adadelta(groups, lr=lr, **settings)
     raise ValueError(
         f"optimizer is {config.optimizer!r}; known: 'sgd', 'adam', 'adamw', 'adadelta'"
     )

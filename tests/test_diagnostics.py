@@ -532,6 +532,30 @@ def test_a_frozen_net_has_no_hessian():
         diagnostics.top_hessian_eigenvalue(model, F.cross_entropy, images, targets)
 
 
+# --- multiply-adds ----------------------------------------------------------------------------
+
+
+def test_multiply_adds_by_hand_and_nothing_is_changed():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4 * 3 * 4, 5), nn.BatchNorm1d(5),
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    convolution, linear = 4 * 3 * 4 * (3 * 9), 5 * 48  # 3 × 4 places of 4 channels, 27 weights each
+    assert diagnostics.multiply_adds(model, (3, 6, 8)) == convolution + linear
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(ValueError, match="no convolution and no linear layer"):
+        diagnostics.multiply_adds(nn.Sequential(nn.Flatten()))
+
+
+def test_multiply_adds_of_the_posted_net():
+    sides = {32: ((3, 32), (32, 32)), 16: ((32, 64), (64, 64)), 8: ((64, 128), (128, 128))}
+    convolutions = sum(9 * a * b * side**2 for side, pairs in sides.items() for a, b in pairs)
+    dense = 128 * 4 * 4 * 1024 + 1024 * 512 + 512 * 10
+    assert diagnostics.multiply_adds(models.build("stuck_cnn")) == convolutions + dense
+
+
 # --- ranks ------------------------------------------------------------------------------------
 
 

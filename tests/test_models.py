@@ -127,6 +127,45 @@ def test_dropout_acts_in_training_only(name):
     assert torch.equal(model(inputs), model(inputs))
 
 
+SMALL_NETS = {
+    "all_conv": {"widths": (6, 12), "units": 8},
+    "strided_cnn": {"widths": (4, 8), "units": 8},
+    "thin_cnn": {"widths": (6, 5, 4, 3), "units": (8, 7)},
+}
+
+
+def test_small_copies_of_the_answers_nets_have_the_asked_sizes():
+    models_by_name = {name: seeded(name, **options) for name, options in SMALL_NETS.items()}
+    widths = {
+        name: [layer.weight.shape[0] for layer in models.weight_layers(model)]
+        for name, model in models_by_name.items()
+    }
+    assert widths == {
+        "all_conv": [6, 6, 12, 12, 8, 10],
+        "strided_cnn": [4, 8, 8, 10],
+        "thin_cnn": [6, 5, 4, 3, 8, 7, 10],
+    }
+
+
+def test_the_third_net_takes_more_layers_and_another_activation():
+    more = seeded("thin_cnn", more=2, activation="relu")
+    kinds = [key.rstrip("0123456789") for key, _ in more.named_children()]
+    stage = "conv relu dropout "
+    posted_order = ORDERS["thin_cnn"].replace("tanh", "relu")
+    assert " ".join(kinds) == posted_order.replace(
+        stage + "conv relu max", stage * 3 + "conv relu max"
+    )
+    extra = models.num_parameters(more) - models.num_parameters(posted("thin_cnn"))
+    assert extra == 2 * (9 * 32 * 32 + 32)
+
+
+def test_all_conv_can_do_without_its_norm():
+    kinds = [
+        key.rstrip("0123456789") for key, _ in seeded("all_conv", batch_norm=False).named_children()
+    ]
+    assert kinds == ORDERS["all_conv"].replace(" batchnorm", "").split()
+
+
 def test_shapes_other_than_cifar():
     assert seeded("stuck_cnn", image_shape=(1, 28, 28))(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     small = seeded("stuck_cnn", image_shape=(3, 16, 16), widths=(8, 16, 32), units=(128, 64))
@@ -136,6 +175,10 @@ def test_shapes_other_than_cifar():
     assert models.num_parameters(small) == sum(blocks) + sum(dense)
     model = seeded("stuck_cnn_bn", image_shape=(1, 28, 28))
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    for name, options in SMALL_NETS.items():
+        assert seeded(name, image_shape=(3, 16, 18), **options)(torch.rand(2, 3, 16, 18)).shape == (
+            2, 10,
+        )  # fmt: skip
     model = seeded("small_cnn", widths=(4, 8), image_shape=(1, 12, 9))
     assert model(torch.rand(2, 1, 12, 9)).shape == (2, 10)
     assert seeded("mlp", widths=(48, 32, 10), bias=False)(torch.rand(5, 48)).shape == (5, 10)
@@ -354,6 +397,22 @@ def test_options_of_the_small_nets_put_their_layers_in_place():
         [1.0] * 3
     )
     assert (seeded("mlp", output="relu")(torch.rand(3, 3072)) >= 0).all()
+
+
+def test_a_width_can_have_several_convolutions_or_blocks():
+    model = seeded("small_cnn", widths=(4, 8), convs=2, image_shape=(3, 16, 16), reduce="stride")
+    found = [
+        (m.in_channels, m.out_channels, m.stride[0]) for m in model if isinstance(m, nn.Conv2d)
+    ]
+    assert found == [(3, 4, 1), (4, 4, 2), (4, 8, 1), (8, 8, 2)]
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+    model = seeded("small_resnet", widths=(4, 8), blocks=3)
+    blocks = [m for m in model if isinstance(m, models.Residual)]
+    assert [m.body[0].stride[0] for m in blocks] == [1, 1, 1, 2, 1, 1]
+    assert [m.body[0].in_channels for m in blocks] == [4, 4, 4, 4, 8, 8]
+    for name, options in {"small_cnn": {"convs": 0}, "small_resnet": {"blocks": 0}}.items():
+        with pytest.raises(ValueError, match="is 0; give at least 1 for each width"):
+            models.build(name, **options)
 
 
 def test_the_deep_cnn_is_a_stack_that_explodes_by_the_formula_and_not_with_norms():

@@ -116,6 +116,28 @@ def test_adam_fields_change_an_adam_run(change):
     assert not torch.equal(weights(train(adam)), weights(train(replace(adam, **change))))
 
 
+@pytest.mark.parametrize("change", [{"rho": 0.5}, {"eps": 0.1}])
+def test_adadelta_fields_change_an_adadelta_run(change):
+    adadelta = replace(SMALL, optimizer="adadelta", lr=1.0)
+    assert not torch.equal(weights(train(adadelta)), weights(train(replace(adadelta, **change))))
+
+
+def test_adadeltas_first_steps_are_those_of_its_paper():
+    config = replace(SMALL, optimizer="adadelta", lr=0.5, rho=0.9, eps=1e-3, weight_decay=0.0)
+    weight = torch.nn.Linear(1, 1, bias=False).double()
+    torch.nn.init.zeros_(weight.weight)
+    optimizer = training.make_optimizer(config, weight)
+    expected, squares, steps = 0.0, 0.0, 0.0
+    for grad in (2.0, -3.0):
+        weight.weight.grad = torch.full((1, 1), grad, dtype=torch.float64)
+        optimizer.step()
+        squares = 0.9 * squares + 0.1 * grad**2
+        step = -(((steps + 1e-3) / (squares + 1e-3)) ** 0.5) * grad
+        steps = 0.9 * steps + 0.1 * step**2
+        expected += 0.5 * step  # the factor is Keras' and PyTorch's: the paper has none
+        assert weight.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_layer_with_lr_factor_0_stays_and_its_bias_still_learns():
     biased = replace(SMALL, model_options={"widths": (48, 16, 10)})
     config = replace(biased, lr_scale=(0.0, 1.0), weight_decay=0.0)
