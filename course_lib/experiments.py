@@ -60,6 +60,10 @@ TIMED_STEPS = 40  # of either net, for a ratio of speeds
 REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MOVED_INPUTS = 2000  # the first so many test images are moved, turned and zoomed
+USUAL_BATCH = 64  # speeds of other batch sizes are in units of that with this one
+TIMED_EXAMPLES = 1024  # in a row, of either batch size; `TIMED_ROUNDS` times
+TIMED_ROUNDS = 6
+GOAL = 0.35  # a validation accuracy, for the price of reaching it
 EQUAL_ACCURACIES = (0.4, 0.45, 0.5)  # the posted CNN log passes them from epoch 4 to 9
 SMALL_LEVELS = (25, 35)  # per cent right that a small net soon gets to on its training images
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
@@ -217,12 +221,11 @@ def loss_at_equal_accuracy(history: Mapping[str, list]) -> dict[str, float]:
     return found
 
 
-def epochs_to(history: Mapping[str, list], accuracy: float) -> float:
-    """After how many epochs the training images, scored with dropout off, first reach `accuracy`:
-    on a straight line between two epochs, the first of which guesses (a tenth right). NaN if they
-    never do."""
+def epochs_to(history: Mapping[str, list], column: str, accuracy: float) -> float:
+    """After how many epochs `column` of the history first reaches `accuracy`: on a straight line
+    between two epochs, the first of which guesses (a tenth right). NaN if it never does."""
     before = (0, 0.1)
-    for now in zip(history["epoch"], history["scored_train_accuracy"], strict=True):
+    for now in zip(history["epoch"], history[column], strict=True):
         if now[1] >= accuracy:
             return before[0] + (accuracy - before[1]) / (now[1] - before[1])
         before = now
@@ -230,8 +233,23 @@ def epochs_to(history: Mapping[str, list], accuracy: float) -> float:
 
 
 def epochs_to_levels(history: Mapping[str, list]) -> dict[str, float]:
-    """`epochs_to` each of `SMALL_LEVELS`, as epochs_to_{per cent}."""
-    return {f"epochs_to_{level}": epochs_to(history, level / 100) for level in SMALL_LEVELS}
+    """Epochs to each of `SMALL_LEVELS`, as epochs_to_{per cent}: of the training images, scored
+    with dropout off."""
+    column = "scored_train_accuracy"
+    return {f"epochs_to_{n}": epochs_to(history, column, n / 100) for n in SMALL_LEVELS}
+
+
+def price_of_accuracy(history: Mapping[str, list], metrics: Mapping) -> dict[str, float]:
+    """epochs_to_goal, steps_to_goal and time_to_goal: until the validation accuracy is `GOAL`.
+
+    The time is that of training alone, in units of an epoch with batches of `USUAL_BATCH`. Raises
+    ValueError without the speed, which another measure reads: name that first.
+    """
+    if "speed" not in metrics:
+        raise ValueError("measures holds 'price_of_accuracy'; put 'speed' in front of it")
+    epochs = epochs_to(history, "val_accuracy", GOAL)
+    steps, time_taken = epochs * metrics["steps_per_epoch"], epochs / metrics["speed"]
+    return {"epochs_to_goal": epochs, "steps_to_goal": steps, "time_to_goal": time_taken}
 
 
 def dead_share_of(model, split: data.Split, prepare) -> float:
@@ -278,7 +296,7 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
         metrics |= loss_by_steps(result.step_losses)
     for name in config.measures if test else ():
         if name in HISTORY_MEASURES:
-            metrics |= HISTORY_MEASURES[name](result.history)
+            metrics |= HISTORY_MEASURES[name](result.history, metrics)
             continue
         found = measure(name)(config, model, dataset)
         metrics |= found if isinstance(found, dict) else {name: found}
@@ -363,10 +381,45 @@ def _speed_over_relu(config: TrainConfig, model, dataset: data.Dataset) -> float
     return min(seconds[1]) / min(seconds[0])
 
 
-def _net_to_time(config: TrainConfig):
+def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
+    """speed: examples trained on per second, in units of those with batches of `USUAL_BATCH`; with
+    it steps_per_epoch.
+
+    Measured as `_speed_over_relu` measures, by turns and in processor time; on a GPU, whose work a
+    processor's time does not show, by the clock.
+    """
+    device = next(model.parameters()).device
+    prepare = training.make_prepare(config, dataset, torch.float32)
+    split = training.first_examples(dataset.train, TIMED_EXAMPLES)
+    inputs, targets = prepare(split.inputs), split.targets
+    loss_fn = training.LOSSES[config.loss]
+    net, optimizer = _net_to_time(config, device)
+    seconds: dict[int, list[float]] = {config.batch_size: [], USUAL_BATCH: []}
+    for _ in range(TIMED_ROUNDS):
+        for size, found in seconds.items():
+            start = _seconds_so_far(device)
+            for batch in zip(inputs.split(size), targets.split(size), strict=True):
+                loss = loss_fn(net(batch[0]), batch[1])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            found.append(_seconds_so_far(device) - start)
+    speed = min(seconds[USUAL_BATCH]) / min(seconds[config.batch_size])
+    steps = math.ceil(len(dataset.train) / config.batch_size)
+    return {"speed": speed, "steps_per_epoch": steps}
+
+
+def _seconds_so_far(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _net_to_time(config: TrainConfig, device: torch.device | str = "cpu"):
     """A new net of `config` and its optimiser, in the memory layout that training uses."""
     generator = torch.Generator().manual_seed(0)
-    net = models.build(config.model, generator=generator, **config.model_options)
+    net = models.build(config.model, generator=generator, **config.model_options).to(device)
     if any(isinstance(module, torch.nn.Conv2d) for module in net.modules()):
         net.to(memory_format=torch.channels_last)
     return net, training.make_optimizer(config, net)
@@ -430,12 +483,15 @@ MEASURES: dict[str, Callable] = {
     "test_errors": _test_errors,
     "accuracy_by_fifth": _accuracy_by_fifth,
     "incoming_norm": _incoming_norm,
-    "speed_over_relu": _speed_over_relu,  # the one metric that another machine gives otherwise
+    "speed_over_relu": _speed_over_relu,  # this and the next another machine gives otherwise
+    "speed": _speed_over_usual_batch,
     **{name: _on_moved_images(name) for name in WAYS_TO_MOVE},
 }
-HISTORY_MEASURES: dict[str, Callable[[Mapping], dict]] = {  # of what was read after each epoch
-    "loss_at_equal_accuracy": loss_at_equal_accuracy,
-    "epochs_to": epochs_to_levels,
+# name -> function of what was read after each epoch, and of the metrics that are known by then
+HISTORY_MEASURES: dict[str, Callable[[Mapping, Mapping], dict]] = {
+    "loss_at_equal_accuracy": lambda history, _: loss_at_equal_accuracy(history),
+    "epochs_to": lambda history, _: epochs_to_levels(history),
+    "price_of_accuracy": price_of_accuracy,
 }
 
 
@@ -470,6 +526,7 @@ _SUNG: dict[str, list[float]] = {}  # by configuration
 
 
 def _losses(config: TrainConfig) -> list[float]:
+    config = training.settled(config, 0)
     doses = tuple((0, dose) for _, dose in config.lr_doses[-1:])
     small = replace(
         config, lr_doses=doses, num_train=CANARY_STEPS * CANARY_BATCH, num_val=0, num_test=20,
@@ -516,8 +573,8 @@ class Study:
     `arms`: name -> TrainConfig, a case of the zoo, or a recipe of the speed-run. `claims`: claim id
     -> Contrast; an id may carry a setting, as in "S2 @ batch 50", which the board shows as a
     boundary. `tune`: field -> values tried for every arm on validation images, with `tuning_seeds`
-    seeds. `seeds`: judged runs per arm. `live`: field -> value that makes the arms small enough for
-    a page.
+    seeds; the arms in `as_is` stay as they are. `seeds`: judged runs per arm. `live`: field ->
+    value that makes the arms small enough for a page.
     """
 
     name: str
@@ -527,6 +584,7 @@ class Study:
     tune: Mapping[str, tuple] = field(default_factory=dict)
     tuning_seeds: int = 3
     live: Mapping = field(default_factory=dict)
+    as_is: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
@@ -538,15 +596,20 @@ class Study:
             unknown = set(contrast.arms()) - set(self.arms)
             if unknown:
                 raise ValueError(f"{claim} names arm {unknown.pop()!r}; arms: {list(self.arms)}")
+        if not set(self.as_is) <= set(self.arms):
+            raise ValueError(f"as_is is {self.as_is!r}; arms: {list(self.arms)}")
 
     def plan(self) -> dict:
         """Arms, contrasts and seeds as plain data: what a record must have been made from."""
-        return json.loads(json.dumps({
+        plan = {
             "arms": {name: config.plain() for name, config in self.arms.items()},
             "contrasts": {claim: contrast.plain() for claim, contrast in self.claims.items()},
             "seeds": self.seeds,
             "tune": {k: list(v) for k, v in self.tune.items()},
-        }))  # fmt: skip
+        }
+        if self.as_is:  # so that older records keep their plan
+            plan["as_is"] = list(self.as_is)
+        return json.loads(json.dumps(plan))
 
     def record(self) -> dict:
         """This study's record, or an empty one. Raises RecordError if it is another study's."""
@@ -635,6 +698,9 @@ def tune(study: Study, record: Mapping, identity: str) -> dict[str, TrainConfig]
         return dict(study.arms)
     chosen = {}
     for arm in study.arms:
+        if arm in study.as_is:
+            chosen[arm] = replace(study.arms[arm], num_val=TUNING_VAL)
+            continue
         scores = []
         for values in tuning_grid(study):
             keys = [job.key(identity) for job in _tuning_runs(study, arm, values)]
@@ -664,7 +730,8 @@ def planned(study: Study, record: Mapping, identity: str) -> list[Job]:
     """All runs of the study; judged runs appear once tuning is complete."""
     jobs = []
     if study.tune:
-        for arm, values in itertools.product(study.arms, tuning_grid(study)):
+        tuned = (arm for arm in study.arms if arm not in study.as_is)
+        for arm, values in itertools.product(tuned, tuning_grid(study)):
             jobs += _tuning_runs(study, arm, values)
     for arm, config in (tune(study, record, identity) or {}).items():
         jobs += [Job(study.name, arm, config, seed, "judge") for seed in range(study.seeds)]

@@ -7,6 +7,7 @@ same bits.
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -70,6 +71,7 @@ class TrainConfig:
     probe_until: int = 0  # read the probes up to this step (see probe_steps); 0 reads none
     last_losses: int = 0  # so many losses of single steps, the last ones, are kept; 0: none
     score_training: bool = False  # score the training images after each epoch too, dropout off
+    drawn: Mapping[str, tuple] = field(default_factory=dict)  # field -> choices, one for each seed
     val_history: bool = True  # read the validation images after each epoch; else at the end alone
     measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
 
@@ -80,11 +82,31 @@ class TrainConfig:
         """
         changed = {}
         for f in fields(self):
-            default = {} if f.name == "model_options" else f.default
+            default = {} if f.name in ("model_options", "drawn") else f.default
             value = getattr(self, f.name)
             if value != default:
                 changed[f.name] = _jsonable(value)
         return changed
+
+
+DRAWABLE = ("lr", "momentum", "weight_decay", "schedule", "batch_size", "epochs")
+
+
+def settled(config: TrainConfig, seed: int) -> TrainConfig:
+    """`config` with the values that `seed` draws for it: each of `drawn` from its choices, all
+    choices equally likely.
+
+    The draws are independent of initial weights and order. Raises ValueError for a field that is
+    none of `DRAWABLE`, or one without choices.
+    """
+    if not config.drawn:
+        return config
+    draw, values = random.Random(seed), {}
+    for name, choices in config.drawn.items():
+        if name not in DRAWABLE or not choices:
+            raise ValueError(f"drawn has {name!r}: {choices!r}; give choices of {DRAWABLE}")
+        values[name] = choices[int(draw.random() * len(choices))]
+    return replace(config, drawn={}, **values)
 
 
 def _jsonable(value):
@@ -136,6 +158,20 @@ def cosine(step: int, num_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
 
 
+def one_cycle(step: int, num_steps: int) -> float:
+    """From 1/25 up to 1 for three tenths of the steps, then down to 1/250,000, along cosines.
+
+    The learning rates of PyTorch's OneCycleLR as it comes, 1 being its `max_lr`; the momentum,
+    which that moves against them, stays as it is. Source: Smith and Topin 2019.
+    """
+    top, last = 0.3 * num_steps - 1, num_steps - 1
+    if step <= top:
+        start, end, share = 1 / 25, 1.0, step / top
+    else:
+        start, end, share = 1.0, 1 / 250_000, (step - top) / (last - top)
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
 def early_drop(step: int, num_steps: int) -> float:
     return 1.0 if step < 0.2 * num_steps else 0.1
 
@@ -158,6 +194,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
+    "one_cycle": one_cycle,
     "early_drop": early_drop,  # to a tenth, after a fifth of the steps
     "late_drop": late_drop,  # to a tenth, for the last tenth of the steps
     "drops_300_3000": drops(300, 3000),
@@ -436,7 +473,7 @@ def train(
 
     Raises ValueError for a name that is unknown or a device that is not there.
     """
-    device = check_device(device)
+    config, device = settled(config, seed), check_device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run = _Run(config, seed, dataset.to(device), device)

@@ -251,6 +251,30 @@ def brings_more(
     )  # fmt: skip
 
 
+def misleads(
+    metric: str,
+    *,
+    than: str,
+    changed: str,
+    neutral: str,
+    by: float = 0.01,
+    sensitivity: float = 0.5,
+    false_alarms: float = 0.25,
+) -> Contrast:
+    """A comparison of two single runs with one seed is no instrument to rely on.
+
+    Each seed is one comparison. It raises the alarm where the two runs differ by `by` or more: for
+    `changed`, which is known to be worse than `than`, in that direction; for `neutral`, which is
+    equal to it in law, in either. Holds if it finds the change in fewer than the share
+    `sensitivity` of the seeds, or alarms without one in more than `false_alarms`; fails if it does
+    well in both.
+    """
+    return Contrast(
+        "diagnostic", changed, metric, than, sensitivity, about=by, controls=(neutral,),
+        false_alarms=false_alarms,
+    )  # fmt: skip
+
+
 def exact(arm: str, *, equals: Mapping[str, float], given: Mapping[str, float]) -> Contrast:
     """In every run of `arm` that meets `given`, `equals` is met, to a record's five digits."""
     return Contrast("exact", arm, given=dict(given), equals=dict(equals))
@@ -618,6 +642,8 @@ def shares_by_arm(contrast: Contrast, runs: Runs) -> dict[str, float]:
 
 
 def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
+    if contrast.than:
+        return _judge_comparisons(contrast, runs)
     faulty, healthy = alarm_shares(contrast, runs)
     found, false = (sum(share >= 0.5 for share in shares.values()) for shares in (faulty, healthy))
     sensitivity, false_alarm = (
@@ -632,6 +658,37 @@ def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
         interval95=binomial_interval(found, len(faulty), 0.95) if faulty else None,
         detail=f"{found} of {len(faulty)} faults found, {false} false alarms in {len(healthy)} "
         "healthy scripts",
+    )  # fmt: skip
+
+
+def compared(contrast: Contrast, runs: Runs) -> tuple[list[bool], list[bool]]:
+    """Of `misleads`: for each seed whether the change is seen, and whether there is a false alarm.
+
+    A run without a finite value differs from every other.
+    """
+    bar = contrast.about - 1e-9  # so that a difference of just `by` counts, however it is rounded
+
+    def differences(arm):
+        found = _values(replace(contrast, cases=(arm,), against=(contrast.than,)), runs)
+        return [-math.inf if value is None else value for value in found]
+
+    seen = [value <= -bar for value in differences(contrast.arm)]
+    return seen, [abs(value) >= bar for value in differences(contrast.controls[0])]
+
+
+def _judge_comparisons(contrast: Contrast, runs: Runs) -> Verdict:
+    seen, false = compared(contrast, runs)
+    if not (seen and false):
+        return _made(contrast, "open", 0, detail="no comparison")
+    finds, alarms = (binomial_interval(sum(found), len(found), 0.99) for found in (seen, false))
+    poor = finds[1] < contrast.threshold or alarms[0] > contrast.false_alarms
+    good = finds[0] > contrast.threshold and alarms[1] < contrast.false_alarms
+    return _made(
+        contrast, "holds" if poor else "fails" if good else "open", len(seen),
+        effect=sum(false) / len(false), interval99=alarms,
+        interval95=binomial_interval(sum(false), len(false), 0.95),
+        detail=f"false alarms with {sum(false)} of {len(false)} seeds, the change seen with "
+        f"{sum(seen)} of {len(seen)}",
     )  # fmt: skip
 
 

@@ -201,6 +201,20 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
     assert all(run["history"]["val_accuracy"] for run in by_phase["judge"])
 
 
+def test_an_arm_that_stays_as_it_is_is_not_tuned_but_keeps_the_same_images(base):
+    tune = {"lr": (0.0, 0.03)}
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune=tune, tuning_seeds=2, as_is=("scaled",))
+    record = compute(study)
+    assert {run["arm"] for run in record["runs"].values() if run["phase"] == "tune"} == {"plain"}
+    tuned = record["analysis"]["tuned"]
+    assert tuned["scaled"] == replace(ARMS["scaled"], num_val=experiments.TUNING_VAL).plain()
+    assert tuned["plain"]["lr"] in tune["lr"]
+    assert study.plan()["as_is"] == ["scaled"] and "as_is" not in replace(study, as_is=()).plan()
+    assert len(study.runs().pair("plain", "scaled", "test_accuracy")[0]) == 1
+    with pytest.raises(ValueError, match="as_is is"):
+        replace(study, as_is=("other",))
+
+
 def test_a_regression_is_tuned_by_its_validation_loss(base):
     config = replace(TINY, task="teacher", loss="mse", model_options={"widths": (20, 4, 1)})
     tune = {"lr": (0.0, 0.05, 1e30)}  # stands still, learns, diverges
@@ -288,11 +302,12 @@ def test_loss_at_equal_accuracy_is_a_mean_over_three(base):
 
 
 def test_epochs_to_an_accuracy_lie_on_the_line_between_two_epochs(base):
-    history = {"epoch": [1, 2, 3], "scored_train_accuracy": [0.2, 0.4, 0.35]}
+    column = "scored_train_accuracy"
+    history = {"epoch": [1, 2, 3], column: [0.2, 0.4, 0.35]}
     expected = {0.1: 0.0, 0.15: 0.5, 0.3: 1.5, 0.4: 2.0}
     for accuracy, epochs in expected.items():
-        assert experiments.epochs_to(history, accuracy) == pytest.approx(epochs)
-    assert math.isnan(experiments.epochs_to(history, 0.41))
+        assert experiments.epochs_to(history, column, accuracy) == pytest.approx(epochs)
+    assert math.isnan(experiments.epochs_to(history, column, 0.41))
     config = replace(TINY, score_training=True, measures=("epochs_to",))
     assert {"epochs_to_25", "epochs_to_35"} <= experiments.run(config, 0)["metrics"].keys()
     untold = experiments.run(config, 0, test=False)
@@ -308,6 +323,36 @@ def test_the_largest_incoming_norm_is_that_of_layers_that_max_norm_could_limit()
         net.linear2.weight[1, :2] = torch.tensor([3.0, 4.0])
         net.linear3.weight[0, 0] = 9.0  # the output layer is never limited
     assert experiments.measure("incoming_norm")(TrainConfig(), net, None) == 5.0
+
+
+def test_the_price_of_a_goal():
+    history = {"epoch": [1, 2, 3, 4], "val_accuracy": [0.2, 0.3, 0.25, 0.5]}
+    price = experiments.price_of_accuracy(history, {"speed": 2.0, "steps_per_epoch": 7})
+    epochs = experiments.epochs_to(history, "val_accuracy", experiments.GOAL)
+    assert price["epochs_to_goal"] == epochs and price["steps_to_goal"] == 7 * epochs
+    assert price["time_to_goal"] == pytest.approx(epochs / 2)
+    with pytest.raises(ValueError, match="put 'speed' in front of it"):
+        experiments.price_of_accuracy(history, {})
+
+
+def test_the_speed_of_a_batch_is_in_units_of_the_usual_one(base, monkeypatch):
+    clock = [0.0]
+    busy = iter([3.0] * 3 + [1.0] * 10**4)  # what another program slows down must not count
+
+    class Slow(torch.nn.ReLU):  # two seconds a step, and a hundredth an example
+        def forward(self, inputs):
+            clock[0] += (2.0 + len(inputs) / 100) * next(busy)
+            return super().forward(inputs)
+
+    monkeypatch.setattr(experiments.models, "ACTIVATIONS", {"relu": Slow})
+    monkeypatch.setattr(experiments.time, "process_time", lambda: clock[0])
+    config = replace(TINY, num_train=1024, batch_size=256)
+    model, dataset = torch.nn.Linear(1, 1), experiments.load_task(config)
+    found = experiments.measure("speed")(config, model, dataset)
+    assert found["speed"] == pytest.approx((16 * 2 + 10.24) / (4 * 2 + 10.24))
+    assert found["steps_per_epoch"] == 4
+    usual = replace(config, batch_size=experiments.USUAL_BATCH)
+    assert experiments.measure("speed")(usual, model, dataset)["speed"] == 1.0
 
 
 def test_fifths_are_scored_in_stored_order():

@@ -169,7 +169,8 @@ def test_arms_share_initial_weights_and_order():
 
 
 def test_schedules_begin_at_1_and_the_falling_ones_reach_0():
-    assert {f(0, 10) for f in training.SCHEDULES.values()} == {1.0}
+    falling = {name: f for name, f in training.SCHEDULES.items() if name != "one_cycle"}
+    assert {f(0, 10) for f in falling.values()} == {1.0}
     assert training.linear(10, 10) == 0.0
     assert training.cosine(10, 10) == pytest.approx(0.0, abs=1e-12)
     assert training.cosine(5, 10) == pytest.approx(0.5)
@@ -389,6 +390,45 @@ def test_a_forgotten_state_is_that_of_a_new_optimiser():
         loss.backward()
         optimizer.step()
     assert torch.equal(weights(lost), weights(first))
+
+
+@pytest.mark.parametrize("num_steps", [5, 10, 630])
+def test_one_cycle_has_the_learning_rates_of_pytorch(num_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=num_steps, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(num_steps):
+        expected += cycle.get_last_lr()
+        optimizer.step()
+        if len(expected) < num_steps:
+            cycle.step()
+    found = [training.one_cycle(step, num_steps) for step in range(num_steps)]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_seed_draws_its_own_values_and_always_the_same():
+    drawn = {"lr": (0.01, 0.03, 0.1), "batch_size": (16, 32), "schedule": ("constant", "linear")}
+    config = replace(SMALL, drawn=drawn)
+    found = [training.settled(config, seed) for seed in range(60)]
+    assert found == [training.settled(config, seed) for seed in range(60)]
+    for name, choices in drawn.items():
+        assert {getattr(one, name) for one in found} == set(choices)
+    assert {one.drawn == {} and one.momentum == SMALL.momentum for one in found} == {True}
+    assert found[3] != found[4] and training.settled(SMALL, 3) == SMALL
+    assert config.plain()["drawn"]["batch_size"] == [16, 32] and "drawn" not in SMALL.plain()
+
+
+def test_a_drawn_run_is_the_run_of_what_was_drawn():
+    config = replace(SMALL, drawn={"lr": (0.01, 0.03, 0.1), "batch_size": (16, 32)})
+    assert torch.equal(weights(train(config, 3)), weights(train(training.settled(config, 3), 3)))
+
+
+@pytest.mark.parametrize("drawn", [{"model": ("mlp", "small_cnn")}, {"lr": ()}])
+def test_what_cannot_be_drawn_is_refused(drawn):
+    with pytest.raises(ValueError, match="give choices of"):
+        train(replace(SMALL, drawn=drawn))
 
 
 @pytest.mark.parametrize(

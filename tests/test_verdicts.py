@@ -507,6 +507,38 @@ def test_a_diagnostic_with_enough_controls_holds():
     assert diagnosed(20, 0, false_alarms=0.2).word == "open"  # up to 23 %, says the 99 % interval
 
 
+@pytest.mark.parametrize(
+    ("seen", "false", "expected"),
+    [
+        (60, 30, "holds"),  # cries wolf with every second seed
+        (12, 3, "holds"),  # misses the change
+        (55, 4, "fails"),  # one seed is enough
+        (55, 15, "open"),
+        (30, 0, "open"),
+    ],
+)
+def test_one_seed_misleads_where_it_misses_or_cries_wolf(seen, false, expected):
+    changed = [0.48] * seen + [0.495] * (59 - seen) + [0.53] * (seen < 60)  # better: not seen
+    neutral = [0.49, 0.51] * (false // 2) + [0.49] * (false % 2)
+    neutral += [0.4901] * (60 - len(neutral))
+    contrast = verdicts.misleads(METRIC, than="a", changed="b", neutral="c")
+    verdict = judge("X1", contrast, made_up(a=[0.5] * 60, b=changed, c=neutral, seeds=60), 60)
+    assert verdict.word == expected and verdict.n == 60
+    assert verdict.detail == (
+        f"false alarms with {false} of 60 seeds, the change seen with {seen} of 60"
+    )
+    assert verdict.interval99 == verdicts.binomial_interval(false, 60, 0.99)
+
+
+def test_one_seed_waits_for_all_three_arms_and_sees_what_is_not_finite():
+    contrast = verdicts.misleads(METRIC, than="a", changed="b", neutral="c")
+    assert contrast.arms() == ["b", "a", "c"]
+    assert judge("X1", contrast, made_up(a=[0.5], b=[0.4], c=[]), 1).word == "not yet"
+    lost = made_up(a=[0.5] * 2, b=[None] * 2, c=[0.5, None])
+    assert verdicts.compared(contrast, lost) == ([True, True], [False, True])
+    assert Contrast(**contrast.plain()) == contrast
+
+
 def test_the_alarm_is_calibrated_on_healthy_arms_that_do_not_judge():
     readings = [float(k) for k in range(40)]
     contrast = verdicts.diagnostic(
