@@ -383,7 +383,7 @@ def _speed_over_relu(config: TrainConfig, model, dataset: data.Dataset) -> float
 
 def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
     """speed: examples trained on per second, in units of those with batches of `USUAL_BATCH`; with
-    it steps_per_epoch.
+    it epoch_time, which is its inverse, and steps_per_epoch.
 
     Measured as `_speed_over_relu` measures, by turns and in processor time; on a GPU, whose work a
     processor's time does not show, by the clock.
@@ -406,7 +406,7 @@ def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -
             found.append(_seconds_so_far(device) - start)
     speed = min(seconds[USUAL_BATCH]) / min(seconds[config.batch_size])
     steps = math.ceil(len(dataset.train) / config.batch_size)
-    return {"speed": speed, "steps_per_epoch": steps}
+    return {"speed": speed, "epoch_time": 1 / speed, "steps_per_epoch": steps}
 
 
 def _seconds_so_far(device: torch.device) -> float:

@@ -138,7 +138,7 @@ def flips(verdict: Verdict) -> str:
         )
     if verdict.kind == "event":
         low, high = (percent(end, 0) for end in verdict.interval99)
-        asked = percent(verdict.threshold, 0)
+        asked = f"{100 * verdict.threshold:.6g} %"  # so that 99.99 % does not read as 100 %
         return f"The 99 % interval, {low} to {high}, is held against {asked}."
     if verdict.kind in ("better", "same"):
         low, high = (difference(end, verdict) for end in verdict.interval99)

@@ -350,6 +350,7 @@ def test_the_speed_of_a_batch_is_in_units_of_the_usual_one(base, monkeypatch):
     model, dataset = torch.nn.Linear(1, 1), experiments.load_task(config)
     found = experiments.measure("speed")(config, model, dataset)
     assert found["speed"] == pytest.approx((16 * 2 + 10.24) / (4 * 2 + 10.24))
+    assert found["epoch_time"] * found["speed"] == pytest.approx(1.0)
     assert found["steps_per_epoch"] == 4
     usual = replace(config, batch_size=experiments.USUAL_BATCH)
     assert experiments.measure("speed")(usual, model, dataset)["speed"] == 1.0
