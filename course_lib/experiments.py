@@ -66,6 +66,7 @@ TIMED_ROUNDS = 6
 GOAL = 0.35  # a validation accuracy, for the price of reaching it
 EQUAL_ACCURACIES = (0.4, 0.45, 0.5)  # the posted CNN log passes them from epoch 4 to 9
 SMALL_LEVELS = (25, 35)  # per cent right that a small net soon gets to on its training images
+STATED_ACCURACY = 0.4  # convergence is timed until then: all arms of the studies get there
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
 
@@ -201,12 +202,19 @@ def loss_at_accuracy(history: Mapping[str, list], split: str, accuracy: float) -
     """The loss when the `split`'s accuracy first reaches `accuracy`: on a straight line between
     two epochs, the first of which is guessing (a tenth right, loss ln 10). None if it never does.
     """
-    before = (0.1, math.log(10))
-    for now in zip(history[f"{split}_accuracy"], history[f"{split}_loss"], strict=True):
-        if now[0] >= accuracy:
-            share = (accuracy - before[0]) / (now[0] - before[0])
-            return before[1] + share * (now[1] - before[1])
-        before = now
+    accuracies, losses = history[f"{split}_accuracy"], history[f"{split}_loss"]
+    return _when_reached(accuracies, losses, accuracy, before=math.log(10))
+
+
+def _when_reached(accuracies: list, values: list, level: float, *, before: float) -> float | None:
+    """What `values` are when `accuracies` first reach `level`: on a straight line between two
+    epochs, the first of which is guessing, with `before`. None if they never do."""
+    last = (0.1, before)
+    for now in zip(accuracies, values, strict=True):
+        if now[0] >= level:
+            share = (level - last[0]) / (now[0] - last[0]) if level > last[0] else 0.0
+            return last[1] + share * (now[1] - last[1])
+        last = now
     return None
 
 
@@ -222,14 +230,20 @@ def loss_at_equal_accuracy(history: Mapping[str, list]) -> dict[str, float]:
 
 
 def epochs_to(history: Mapping[str, list], column: str, accuracy: float) -> float:
-    """After how many epochs `column` of the history first reaches `accuracy`: on a straight line
-    between two epochs, the first of which guesses (a tenth right). NaN if it never does."""
-    before = (0, 0.1)
-    for now in zip(history["epoch"], history[column], strict=True):
-        if now[1] >= accuracy:
-            return before[0] + (accuracy - before[1]) / (now[1] - before[1])
-        before = now
-    return math.nan
+    """After how many epochs `column` of the history first reaches `accuracy`; NaN if never."""
+    epochs = _when_reached(history[column], history["epoch"], accuracy, before=0.0)
+    return math.nan if epochs is None else epochs
+
+
+def epochs_to_printed(history: Mapping[str, list]) -> dict[str, float]:
+    """epochs_to_train and epochs_to_val: until the accuracy that is printed first reaches
+    `STATED_ACCURACY`. epochs_to_best: until that of validation comes within a point of its best."""
+    best = max(history["val_accuracy"]) - 0.01
+    return {
+        "epochs_to_train": epochs_to(history, "train_accuracy", STATED_ACCURACY),
+        "epochs_to_val": epochs_to(history, "val_accuracy", STATED_ACCURACY),
+        "epochs_to_best": epochs_to(history, "val_accuracy", best),
+    }
 
 
 def epochs_to_levels(history: Mapping[str, list]) -> dict[str, float]:
@@ -470,7 +484,8 @@ def _accuracy_by_fifth(config: TrainConfig, model, dataset: data.Dataset) -> dic
 
 
 def _incoming_norm(config: TrainConfig, model, dataset: data.Dataset) -> float:
-    """The largest norm of a unit's incoming weights, in layers that max-norm limits or could."""
+    """The largest norm of a unit's incoming weights, in layers that max-norm limits or could; a net
+    needs one such layer."""
     limited = (module for module in model.modules() if hasattr(module, "max_norm"))
     return max(module.weight.norm(dim=1).max().item() for module in limited)
 
@@ -492,6 +507,7 @@ HISTORY_MEASURES: dict[str, Callable[[Mapping, Mapping], dict]] = {
     "loss_at_equal_accuracy": lambda history, _: loss_at_equal_accuracy(history),
     "epochs_to": lambda history, _: epochs_to_levels(history),
     "price_of_accuracy": price_of_accuracy,
+    "epochs_to_printed": lambda history, _: epochs_to_printed(history),
 }
 
 

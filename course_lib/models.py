@@ -142,6 +142,7 @@ def small_cnn(
     convs: int = 1,
     image_shape: Sequence[int] = (3, 32, 32),
     reduce: str = "max",
+    halve_before: Sequence[int] | None = None,
     head: str = "flatten",
     padding_mode: str = "zeros",
     bias: bool = True,
@@ -154,26 +155,38 @@ def small_cnn(
 
     With `convs` above 1, so many convolutions of a width stand in front of each halving. `reduce`
     halves by "max" or "mean" pooling, by a "stride" of the convolution, or by "blur": a
-    dense max pool, blurred before it is thinned out. `head` "mean" averages each channel before
-    the linear layer. `padding_mode` is PyTorch's ("circular": the image is a torus). `batch_norm`
+    dense max pool, blurred before it is thinned out. With `halve_before` only the widths at these
+    places, from 0, halve, and at once: by the stride of their first convolution, or by what stands
+    in front of it, so that all ways have equal weights and multiply-adds. `head` "mean" averages
+    each channel before the linear layer. `padding_mode` is PyTorch's ("circular": the image is a
+    torus). `batch_norm`
     normalises before each activation; `dropout` is the share dropped before the linear layer.
     """
     channels, height, width = image_shape
-    if min(height, width) < (side := 2 ** len(widths)):
-        raise ValueError(f"image_shape is {image_shape!r}; {len(widths)} pools need sides ≥ {side}")
+    places = range(len(widths)) if halve_before is None else halve_before
+    if not set(places) <= set(range(len(widths))):
+        last = len(widths) - 1
+        raise ValueError(f"halve_before is {halve_before!r}; name places from 0 to {last}")
+    if min(height, width) < (side := 2 ** len(places)):
+        raise ValueError(f"image_shape is {image_shape!r}; {len(places)} pools need sides ≥ {side}")
     make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
     if convs < 1:
         raise ValueError(f"convs is {convs!r}; give at least 1 for each width")
-    last_stride = 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1
+    halve, early = REDUCTIONS[_known("reduce", reduce, REDUCTIONS)], halve_before is not None
     make_conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=bias, padding_mode=padding_mode)
     layers = []
-    for filters in widths:
-        for stride in (*[1] * (convs - 1), last_stride):
+    for place, filters in enumerate(widths):
+        pools, strides = [make() for make in halve] if place in places else [], [1] * convs
+        if reduce == "stride" and place in places:
+            strides[0 if early else -1] = 2
+        layers += pools if early else []
+        for stride in strides:
             layers.append(make_conv(channels, filters, stride=stride))
             layers += [nn.BatchNorm2d(filters)] * batch_norm + [make_activation()]
             channels = filters
-        layers += [make() for make in REDUCTIONS[reduce]]
-        height, width = height // 2, width // 2
+        layers += [] if early else pools
+        if place in places:
+            height, width = height // 2, width // 2
     if _known("head", head, ("flatten", "mean")) == "mean":
         layers, height, width = [*layers, nn.AdaptiveAvgPool2d(1)], 1, 1
     layers += [nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class TrainConfig:
     statistics_of: str = "train"  # what preprocessing is fitted to: "train", or "all" (a leak)
     whiten_eps: float = 1e-2  # "whiten" adds it, times the mean variance, to every variance
     input_scale: float = 1.0  # inputs are multiplied by it, after preprocessing
-    augment: bool = False  # random crop (padding 4) and flip, images only
+    augment: bool | str = False  # a name in data.AUGMENTATIONS; True: crop (padding 4) and flip
     loss: str = "cross_entropy"  # a name in LOSSES
     optimizer: str = "sgd"  # "sgd", "adam", "adamw" or "adadelta"
     lr: float = 0.02  # base learning rate
@@ -524,6 +525,8 @@ class _Run:
         self.optimizer = make_optimizer(config, self.model)
         self.order = torch.Generator(device).manual_seed(seed)
         self.crops = torch.Generator(device).manual_seed(seed)
+        known = data.AUGMENTATIONS
+        self.augment = _lookup("augment", config.augment, known) if config.augment else None
         self.autocast = _autocast(config.precision, device)
         self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
         self.loss_fn = _lookup("loss", config.loss, LOSSES)
@@ -548,7 +551,7 @@ class _Run:
         device = self.train_split.targets.device
         losses = torch.empty(self.batches_per_epoch, device=device)
         num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        augment = self._augment if config.augment else None
+        augment = self.augment and partial(self.augment, generator=self.crops)
         batches = data.batches(
             self.train_split, config.batch_size, generator=self.order, augment=augment
         )
@@ -590,9 +593,6 @@ class _Run:
             self.sharpness.append(curvature(self.model, self.loss_fn, inputs, targets))
             for group in self.optimizer.param_groups:
                 group["lr"] = dose * 2 * (1 + self.config.momentum) / self.sharpness[-1]
-
-    def _augment(self, inputs: Tensor) -> Tensor:
-        return data.crop_and_flip(inputs, generator=self.crops)
 
     def _set_lr(self, step: int) -> None:
         if self.config.schedule == "constant":
@@ -724,7 +724,7 @@ def _autocast(precision: str, device: torch.device):
 
 def _lookup(argument: str, name: str, known: dict):
     if name not in known:
-        raise ValueError(f"{argument} is {name!r}; known: {', '.join(known)}")
+        raise ValueError(f"{argument} is {name!r}; known: {', '.join(map(str, known))}")
     return known[name]
 
 

@@ -126,11 +126,13 @@ def search(
 
     `places` gives for each arm its value on each axis; the first arm is where both start. A step
     "lr" tries all values of that axis, one run each, and keeps the one with the highest validation
-    accuracy; "net=deep" goes there untried. Each seed is one searcher, its runs are all of that
-    seed, and the last one is judged by `metric`. Raises ValueError for a step along no axis.
+    accuracy; "lr+net" tries every pair, "net=deep" goes there untried. Each seed is one searcher,
+    its runs are all of that seed, and the last one is judged by `metric`. Raises ValueError for a
+    step along no axis.
     """
     axes = set().union(*places.values())
-    if unknown := {step.partition("=")[0] for step in (*steps, *than)} - axes:
+    named = {axis for step in (*steps, *than) for axis in step.partition("=")[0].split("+")}
+    if unknown := named - axes:
         raise ValueError(f"a step is {unknown.pop()!r}; axes: {', '.join(sorted(axes))}")
     grid = {arm: dict(place) for arm, place in places.items()}
     return Contrast(
@@ -479,7 +481,7 @@ def _walk(places: Mapping[str, Mapping], scores: Mapping[str, float], steps: Seq
     here = next(iter(places))
     for step in steps:
         axis, _, value = step.partition("=")
-        rest = {name: v for name, v in places[here].items() if name != axis}
+        rest = {name: v for name, v in places[here].items() if name not in axis.split("+")}
         line = [arm for arm, place in places.items() if rest.items() <= place.items()]
         if value:
             line = [arm for arm in line if str(places[arm][axis]) == value]

@@ -629,6 +629,36 @@ def test_crop_and_flip_refuses_one_image():
         data.crop_and_flip(images(1)[0], generator=torch.Generator())
 
 
+def test_cut_out_blackens_one_square_an_image():
+    batch = images(200, seed=6)[:, :, :9, :12].clamp(min=1)
+    out = data.cut_out(batch, size=4, generator=torch.Generator().manual_seed(0))
+    assert out.dtype == torch.uint8 and out.shape == batch.shape
+    black, heights, widths = (out == 0).all(dim=1), set(), set()
+    for image, cut, new in zip(batch, black, out, strict=True):
+        rows, columns = cut.any(dim=1).nonzero().flatten(), cut.any(dim=0).nonzero().flatten()
+        height, width = (int(x[-1] - x[0]) + 1 for x in (rows, columns))
+        assert cut.sum() == height * width  # a rectangle without holes
+        assert torch.equal(new[:, ~cut], image[:, ~cut])
+        heights.add(height)
+        widths.add(width)
+    assert heights == widths == {2, 3, 4}  # whole, or cut off at an edge
+
+
+@pytest.mark.parametrize("name", data.AUGMENTATIONS)
+def test_every_augmentation_keeps_shape_and_depends_on_its_generator_alone(name):
+    augment, batch = data.AUGMENTATIONS[name], images(8, seed=7)[:, :, :16, :16]
+    first, again, other = (
+        augment(batch, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert first.shape == batch.shape and first.dtype == batch.dtype
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_cut_out_refuses_one_image():
+    with pytest.raises(ValueError, match=r"images is \(3, 32, 32\), size 4"):
+        data.cut_out(images(1)[0], size=4, generator=torch.Generator())
+
+
 # --- make data ----------------------------------------------------------------------------------
 
 

@@ -260,7 +260,8 @@ def test_errors_of_a_regression_are_those_of_its_outputs_on_clean_targets(base):
 
 
 def test_measures_are_kept_with_the_other_metrics(base):
-    names = [n for n in experiments.MEASURES if n not in ("test_loss_clipped", "test_errors")]
+    special = "test_loss_clipped", "test_errors", "incoming_norm"  # for other tasks or nets
+    names = [name for name in experiments.MEASURES if name not in special]
     config = replace(TINY, preprocess="standardise", measures=tuple(names))
     metrics = compute(Study("tiny", {"plain": config}, seeds=1))["runs"].popitem()[1]["metrics"]
     kept = {"test_accuracy_own_statistics", *experiments.WAYS_TO_MOVE}
@@ -354,6 +355,19 @@ def test_the_speed_of_a_batch_is_in_units_of_the_usual_one(base, monkeypatch):
     assert found["steps_per_epoch"] == 4
     usual = replace(config, batch_size=experiments.USUAL_BATCH)
     assert experiments.measure("speed")(usual, model, dataset)["speed"] == 1.0
+
+
+def test_epochs_to_an_accuracy_are_counted_on_a_straight_line():
+    history = {"epoch": [1, 2, 3], **HISTORY}
+    found = experiments.epochs_to_printed(history)
+    assert found["epochs_to_train"] == pytest.approx(2.0)
+    assert found["epochs_to_val"] == pytest.approx(0.3 / 0.4)  # guessing, 0.1, at epoch 0
+    assert found["epochs_to_best"] == pytest.approx(3 - 0.01 / 0.25)  # 0.69, on the way to 0.7
+    low = {"epoch": [1], "train_accuracy": [0.1], "val_accuracy": [0.1]}  # learns nothing
+    found = experiments.epochs_to_printed(low)
+    assert math.isnan(found["epochs_to_train"]) and found["epochs_to_best"] == 0.0
+    config = replace(TINY, num_val=20, measures=("epochs_to_printed",))
+    assert "epochs_to_best" in experiments.run(config, 0)["metrics"]
 
 
 def test_fifths_are_scored_in_stored_order():

@@ -380,6 +380,23 @@ def test_reductions_halve_and_blur_averages():
     assert models.Blur()(point)[0, 0, 2, 2] == 4.0 and models.Blur()(point).sum() == 4.0
 
 
+def test_halving_before_a_convolution_costs_the_same_in_every_way():
+    options = {"widths": (4, 6, 8), "image_shape": (3, 16, 16), "halve_before": (1, 2)}
+    sizes, kept = set(), set()
+    for reduce in models.REDUCTIONS:
+        model, shapes = seeded("small_cnn", reduce=reduce, **options), []
+        outputs = torch.rand(2, 3, 16, 16)
+        for layer in model:
+            outputs = layer(outputs)
+            if isinstance(layer, nn.Conv2d):
+                shapes.append(outputs.shape[1:])
+        kept.add(tuple(shapes))
+        sizes.add(models.num_parameters(model))
+    assert kept == {((4, 16, 16), (6, 8, 8), (8, 4, 4))} and len(sizes) == 1
+    never = seeded("small_cnn", **options | {"halve_before": ()})
+    assert never.linear1.in_features == 8 * 16 * 16
+
+
 def test_a_circular_net_without_reduction_sees_no_shift():
     options = {"widths": (4,), "image_shape": (3, 8, 8), "padding_mode": "circular", "head": "mean"}
     model, inputs = seeded("small_cnn", **options).double(), torch.rand(2, 3, 8, 8).double()
@@ -589,6 +606,7 @@ def test_max_norm_can_be_left_out():
         ("small_resnet", {"output": "argmax"}, "output is 'argmax'; known: relu"),
         ("small_cnn", {"reduce": "sum"}, "reduce is 'sum'; known: max, mean, stride, blur"),
         ("small_cnn", {"head": "max"}, "head is 'max'; known: flatten, mean"),
+        ("small_cnn", {"halve_before": (3,)}, r"halve_before is \(3,\); name places from 0 to 2"),
         ("mlp", {"widths": (10,)}, r"widths is \(10,\); give at least two positive"),
         ("mlp", {"widths": (10, 0, 2)}, r"widths is \(10, 0, 2\); give at least two positive"),
         ("mlp", {"init_std": (1, 1, 1)}, "init_std has 3 values; give 1, or 2"),

@@ -1,5 +1,6 @@
 """The training loop against a loop written by hand, and its promises one by one."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -459,8 +460,11 @@ def test_the_losses_of_the_first_step_and_of_the_last_ones_are_kept():
 
 def test_augmentation_changes_the_run_and_only_where_it_is_on():
     config = TrainConfig(epochs=1, batch_size=32)
-    runs = [train(replace(config, augment=on), 0, make_images()) for on in (False, True)]
-    assert not torch.equal(weights(runs[0]), weights(runs[1]))
+    ways = False, True, "flip", "crop_2_and_flip"
+    ends = [weights(train(replace(config, augment=way), 0, make_images())) for way in ways]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
+    with pytest.raises(ValueError, match="augment is 'mixup'; known: True, flip, "):
+        train(replace(config, augment="mixup"), 0, make_images())
 
 
 def test_divergence_is_a_result():

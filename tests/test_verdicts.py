@@ -934,6 +934,7 @@ def test_a_search_keeps_what_validates_best_along_each_axis():
     assert ends("lr", "net") == {"2 deep"}  # in this order it misses the best
     assert ends("net", "lr") == {"3 deep"}
     assert ends("net=deep", "lr", "net=plain") == {"3 plain"}
+    assert ends("net+lr") == {"3 deep"}
 
 
 def test_a_search_is_chosen_on_validation_and_judged_on_the_test_set():
