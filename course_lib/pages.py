@@ -149,6 +149,14 @@ def flips(verdict: Verdict) -> str:
     return ""
 
 
+TO_COME = Markdown("*The runs of this part are still to come.*")
+
+
+def ready(*studies) -> bool:
+    """Whether every arm of these studies has all its judged runs."""
+    return all(len(s.runs().of(arm)) >= s.seeds for s in studies for arm in s.arms)
+
+
 def show(verdict: Verdict) -> Markdown:
     """The verdict as a cell displays it."""
     return Markdown(sentence(verdict))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_numbers_carry_their_unit():
     assert pages.points(-0.0321) == "−3.2 points"
     assert pages.level(0.25, "dead_share") == "25.0 %"
     assert pages.level(2.302585, "train_loss") == "2.3"
+
+
+def test_studies_are_ready_once_no_arm_lacks_a_run():
+    def study(seeds):
+        runs = records.Runs(make_record("made_up", accuracy=0.5, seeds=seeds))
+        return SimpleNamespace(arms={"a": {}}, seeds=3, runs=lambda: runs)
+
+    assert pages.ready() and pages.ready(study(3), study(3))
+    assert not pages.ready(study(3), study(2)) and not pages.ready(study(0))
 
 
 def test_a_verdict_as_a_sentence():
