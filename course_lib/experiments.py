@@ -411,23 +411,16 @@ def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -
     seconds: dict[int, list[float]] = {config.batch_size: [], USUAL_BATCH: []}
     for _ in range(TIMED_ROUNDS):
         for size, found in seconds.items():
-            start = _seconds_so_far(device)
+            start = training.clock(device)
             for batch in zip(inputs.split(size), targets.split(size), strict=True):
                 loss = loss_fn(net(batch[0]), batch[1])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-            found.append(_seconds_so_far(device) - start)
+            found.append(training.clock(device) - start)
     speed = min(seconds[USUAL_BATCH]) / min(seconds[config.batch_size])
     steps = math.ceil(len(dataset.train) / config.batch_size)
     return {"speed": speed, "epoch_time": 1 / speed, "steps_per_epoch": steps}
-
-
-def _seconds_so_far(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _net_to_time(config: TrainConfig, device: torch.device | str = "cpu"):

@@ -159,8 +159,8 @@ def small_cnn(
     places, from 0, halve, and at once: by the stride of their first convolution, or by what stands
     in front of it, so that all ways have equal weights and multiply-adds. `head` "mean" averages
     each channel before the linear layer. `padding_mode` is PyTorch's ("circular": the image is a
-    torus). `batch_norm`
-    normalises before each activation; `dropout` is the share dropped before the linear layer.
+    torus). `batch_norm` normalises before each activation; `dropout` is the share dropped before
+    the linear layer.
     """
     channels, height, width = image_shape
     places = range(len(widths)) if halve_before is None else halve_before
@@ -242,7 +242,7 @@ def small_resnet(
     only the first does. Takes images of any size. `bias` is that of shortcuts and the last layer:
     in front of a norm there is none. `output` names an activation behind the last layer.
     Give `widths` that 8 divides: on a CPU, the backward pass of torch 2.13 corrupts memory in a
-    strided 1×1 convolution of channels-last images with 4 or 6 channels.
+    strided 1×1 convolution of channels-last images with 4, 5 or 6 channels.
     """
     strides = (1, 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1)
     if blocks < 1:

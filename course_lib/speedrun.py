@@ -13,7 +13,6 @@ cores counts twice, and work for others not at all.
 
 import argparse
 import math
-import time
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -175,8 +174,14 @@ def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
         raise ValueError(
             f"images are {tuple(images.shape)}, {images.dtype}; use uint8 (N, 3, 32, 32)"
         )
-    torch.manual_seed(seed)
-    start, judge = _clock(device), dataset.val if len(dataset.val) else dataset.test
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _train(recipe, dataset, device)
+
+
+def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device) -> dict:
+    start, judge = training.clock(device), dataset.val if len(dataset.val) else dataset.test
+    images = dataset.train.inputs
     mean, std = (v.float().view(-1, 1, 1) for v in data.channel_statistics(dataset.train))
     images, judged = ((data.to_float(part) - mean) / std for part in (images, judge.inputs))
     model = build(recipe, images[:WHITENED]).to(device, memory_format=torch.channels_last)
@@ -189,7 +194,7 @@ def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
             for group, peak in peaks:
                 group["lr"] = peak * rate(len(losses), num_steps)
             inputs = augment(images[picked], recipe, epoch, mirrored_first[picked])
-            with _autocast(device):
+            with training.autocast("auto", device):
                 logits = model(inputs).float()
             targets = dataset.train.targets[picked]
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.smoothing)
@@ -198,22 +203,11 @@ def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
             for tool in tools:
                 tool.step()
                 tool.zero_grad(set_to_none=True)
-    with _autocast(device):
+    with training.autocast("auto", device):
         right = classify(model, judged, recipe) == judge.targets
-    found = {"accuracy": right.double().mean().item(), "minutes": (_clock(device) - start) / 60}
-    return found | {"losses": torch.stack(losses).tolist()}
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    quick = training.precision_on(device, "auto") == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=quick)
-
-
-def _clock(device: torch.device) -> float:
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+    minutes = (training.clock(device) - start) / 60
+    accuracy, told = right.double().mean().item(), torch.stack(losses).tolist()
+    return {"accuracy": accuracy, "minutes": minutes, "losses": told}
 
 
 def main() -> None:

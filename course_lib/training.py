@@ -527,7 +527,7 @@ class _Run:
         self.crops = torch.Generator(device).manual_seed(seed)
         known = data.AUGMENTATIONS
         self.augment = _lookup("augment", config.augment, known) if config.augment else None
-        self.autocast = _autocast(config.precision, device)
+        self.autocast = autocast(config.precision, device)
         self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
         self.loss_fn = _lookup("loss", config.loss, LOSSES)
         _check_targets(config.loss, dataset.train.targets)
@@ -716,7 +716,17 @@ def precision_on(device: torch.device, precision: str) -> str:
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
 
 
-def _autocast(precision: str, device: torch.device):
+def clock(device: torch.device) -> float:
+    """Seconds that this process has worked so far; on a GPU, whose work a processor's time does not
+    show, those that have passed once it has caught up."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def autocast(precision: str, device: torch.device):
+    """The context in which a net computes as `precision` says: see `precision_on`."""
     if precision_on(device, precision) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
