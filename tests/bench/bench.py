@@ -37,6 +37,7 @@ class Row:
 
 
 LONG, QUARTER = Work(epochs=20), Work(num_train=12_500)
+HALF = replace(LONG, precision="bf16")  # such rows are left out where a processor imitates it
 NARROW = Work(hidden=30, num_train=10_000, epochs=5)
 FRAMEWORKS = {"lightning": "Lightning", "skorch": "skorch", "keras": "Keras on torch",
               "fastai": "fastai"}  # fmt: skip
@@ -50,6 +51,10 @@ def rows() -> dict[str, Row]:
     found = {
         "thread": thread("S net, the thread's loop", "peers.thread_loop", target=2.4),
         "thread_tuned": thread("the same, tuned", "peers.thread_loop_tuned", target=1.8),
+        "thread_bf16": thread("the thread's loop, ours in bf16", "peers.thread_loop",
+                              work=HALF, target=4.5),
+        "thread_tuned_bf16": thread("the tuned loop, ours in bf16", "peers.thread_loop_tuned",
+                                    work=HALF, target=3.2),
         "loader": loader("loader alone", work=QUARTER, target=14),
         "loader_moved": loader("the same, moved", work=replace(QUARTER, augment=True), target=15),
         "conv": Row(
@@ -92,12 +97,12 @@ def run_row(row: Row) -> dict:
             ]
             log(f"  {seed}: " + ", ".join(f"{o.seconds:.2f} s, {o.accuracy}" for o in pair))
             pairs.append([asdict(outcome) for outcome in pair])
-        rates = ours.submit(_rates).result()
+        rates = ours.submit(_rates, row.work.precision).result()
     return {**asdict(row), "pairs": pairs[1:], "rates": rates, "gflop": _gflop(row)}
 
 
-def _rates() -> dict[str, float]:
-    return import_module("ours").rates()
+def _rates(precision: str) -> dict[str, float]:
+    return import_module("ours").rates(precision)
 
 
 def _gflop(row: Row) -> float | None:
@@ -123,11 +128,17 @@ def machine() -> dict:
     }
 
 
+def _that_count_here(known: dict[str, Row]) -> list[str]:
+    """All rows but those in a precision that this processor would only imitate."""
+    quick = import_module("ours").quick_precision()
+    return [name for name, row in known.items() if row.work.precision in ("fp32", quick)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", help=f"default: all of {', '.join(rows())}")
     known = rows()
-    chosen = parser.parse_args().rows or list(known)
+    chosen = parser.parse_args().rows or _that_count_here(known)
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"rows: {', '.join(unknown)} unknown; known: {', '.join(known)}")
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": {}}

@@ -22,6 +22,7 @@ def config_of(work: Work) -> TrainConfig:
         model="mlp", model_options={"widths": (3072, work.hidden, 10), "bias": False},
         num_train=work.num_train, epochs=work.epochs, batch_size=work.batch_size, lr=work.lr,
         momentum=work.momentum, weight_decay=0.0, augment=work.augment,
+        precision=work.precision,
     )  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def dataset_of(num_train: int) -> data.Dataset:
 
 
 def train(work: Work, seed: int) -> Outcome:
-    """`course_lib.training.train`, in float32."""
+    """`course_lib.training.train`, at the precision that the work names."""
     dataset = dataset_of(work.num_train)
     result, seconds, cpu = timed(lambda: training.train(config_of(work), seed, dataset))
     return Outcome(seconds, cpu, accuracy(result.model))
@@ -95,9 +96,15 @@ def _spread(work: Work) -> list[TrainConfig]:
 # --- floors -----------------------------------------------------------------------------------
 
 
-def rates() -> dict[str, float]:
+def quick_precision() -> str:
+    """What "auto" means on this processor."""
+    return training.precision_on(torch.device("cpu"), "auto")
+
+
+def rates(precision: str) -> dict[str, float]:
     """What this machine can do, best of seven: multiply-adds of the net's shape, and copies."""
-    left, right = torch.rand(250, 3072), torch.rand(3072, 300)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    left, right = torch.rand(250, 3072).to(dtype), torch.rand(3072, 300).to(dtype)
     large, target = torch.rand(2**25), torch.empty(2**25)
 
     def best(run, count):

@@ -23,6 +23,7 @@ class Work:
     momentum: float = 0.9
     augment: bool = False
     replicas: int = 1
+    precision: str = "fp32"  # ours; peers train in float32
 
 
 @dataclass(frozen=True)
