@@ -23,10 +23,11 @@ from course_lib.verdicts import (
     Contrast,
     Verdict,
     alarm_above,
-    alarm_shares,
     combine,
+    costly_runs,
     judge,
-    repaired_shares,
+    repaired,
+    revealed,
 )
 
 ROOMS = (  # in the order of the imports
@@ -413,31 +414,30 @@ def _slug(page: Path) -> str:
 # --- a tip on the bug zoo ---------------------------------------------------------------------
 
 
-def zoo_reading(study, found: str, repaired: str, expected: Mapping[str, str]) -> Markdown:
+def zoo_reading(study, found: str, mended: str, expected: Mapping[str, str]) -> Markdown:
     """What a tip reveals and repairs of the judging faults, beside what was foretold.
 
-    `study` asks both on the zoo, by its contrasts `found` and `repaired`; `expected` maps every
+    `study` asks both on the zoo, by its contrasts `found` and `mended`; `expected` maps every
     judging fault to words, "found" or "repaired" among them.
     """
     runs = study.runs()
     if any(len(runs.of(arm)) < study.seeds for arm in study.arms):
         return Markdown("*The runs on the bug zoo are still to come.*")
     alarm = study.claims[found]
-    faulty, healthy = alarm_shares(alarm, runs)
-    mends = repaired_shares(study.claims[repaired], runs)
-    seen, mended = ({k for k, v in shares.items() if v >= 0.5} for shares in (faulty, mends))
+    seen, false = revealed(alarm, runs)
+    costly, back = (read(study.claims[mended], runs) for read in (costly_runs, repaired))
     said = [{k for k, text in expected.items() if word in text} for word in ("found", "repaired")]
-    false = sum(share >= 0.5 for share in healthy.values())
     return Markdown(
         f"The alarm is raised above {alarm_above(alarm, runs):.3g}. It reveals {len(seen)} of "
-        f"{len(faulty)} judging faults ({_codes(seen)}), and alarms in {false} of {len(healthy)} "
-        f"healthy scripts. Blind to: {_codes(faulty.keys() - seen)}. Of {len(mends)} faults that "
-        f"cost something, the tip repairs {len(mended)} ({_codes(mended)}). Foretold as revealed: "
-        f"{_codes(said[0])}; as repaired: {_codes(said[1])}."
+        f"{len(alarm.faults)} judging faults ({codes(seen)}), and alarms in {len(false)} of "
+        f"{len(alarm.controls)} healthy scripts. Blind to: {codes(alarm.faults.keys() - seen)}. Of "
+        f"{len(costly)} faults that cost something, the tip repairs {len(back)} ({codes(back)}). "
+        f"Foretold as revealed: {codes(said[0])}; as repaired: {codes(said[1])}."
     )
 
 
-def _codes(names: Iterable[str]) -> str:
+def codes(names: Iterable[str]) -> str:
+    """Names of faults, in order, as code."""
     return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
 
 

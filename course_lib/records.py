@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
@@ -215,6 +215,10 @@ class Runs:
         if runs and not any(name in run["metrics"] for run in runs):
             raise ValueError(f"metric is {name!r}; runs have {', '.join(runs[0]['metrics'])}")
         return [rounded(run["metrics"].get(name)) for run in runs]
+
+    def metrics(self, arms: Iterable[str], name: str) -> list[float | None]:
+        """As `metric`, of several arms, one after the other."""
+        return [value for arm in arms for value in self.metric(arm, name)]
 
     def finite(self, arm: str, name: str) -> list[float]:
         """As `metric`, without the runs that have no finite value."""

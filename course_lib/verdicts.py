@@ -613,14 +613,34 @@ def alarm_shares(contrast: Contrast, runs: Runs) -> tuple[dict[str, float], dict
     return tuple({k: v for k, v in found.items() if v is not None} for found in (faulty, healthy))
 
 
+def revealed(contrast: Contrast, runs: Runs) -> tuple[set[str], set[str]]:
+    """The faults, and the controls, of which at least half of the runs alarm."""
+    both = alarm_shares(contrast, runs)
+    return tuple({name for name, share in shares.items() if share >= 0.5} for shares in both)
+
+
 def repaired_shares(contrast: Contrast, runs: Runs) -> dict[str, float]:
     """Of each fault that costs something, the share of its costly runs that are repaired."""
-    found = {}
-    for fault, arms in contrast.faults.items():
-        repaired = [hit for arm in arms for hit in _repaired(contrast, runs, arm)]
-        if repaired:
-            found[fault] = statistics.fmean(repaired)
-    return found
+    return {fault: statistics.fmean(hits) for fault, hits in _costly(contrast, runs).items()}
+
+
+def repaired(contrast: Contrast, runs: Runs) -> set[str]:
+    """The faults of which at least half of the costly runs are repaired."""
+    return {fault for fault, share in repaired_shares(contrast, runs).items() if share >= 0.5}
+
+
+def costly_runs(contrast: Contrast, runs: Runs) -> dict[str, int]:
+    """Of each fault that costs something, how many runs it costs something."""
+    return {fault: len(hits) for fault, hits in _costly(contrast, runs).items()}
+
+
+def _costly(contrast: Contrast, runs: Runs) -> dict[str, list[bool]]:
+    """Of each fault that costs something, whether its costly runs are repaired."""
+    found = {
+        fault: [hit for arm in arms for hit in _repaired(contrast, runs, arm)]
+        for fault, arms in contrast.faults.items()
+    }
+    return {fault: hits for fault, hits in found.items() if hits}
 
 
 def _repaired(contrast: Contrast, runs: Runs, arm: str) -> list[bool]:
@@ -647,7 +667,7 @@ def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
     if contrast.than:
         return _judge_comparisons(contrast, runs)
     faulty, healthy = alarm_shares(contrast, runs)
-    found, false = (sum(share >= 0.5 for share in shares.values()) for shares in (faulty, healthy))
+    found, false = (len(names) for names in revealed(contrast, runs))
     sensitivity, false_alarm = (
         binomial_interval(hits, len(shares), 0.99) if shares else (0.0, 1.0)
         for hits, shares in ((found, faulty), (false, healthy))

@@ -548,6 +548,7 @@ def test_the_alarm_is_calibrated_on_healthy_arms_that_do_not_judge():
     assert verdicts.alarm_above(contrast, runs) == 37.0  # two of forty lie above
     found, false = verdicts.alarm_shares(contrast, runs)
     assert found == {"x": 0.5} and false == {"h": 0.5}
+    assert verdicts.revealed(contrast, runs) == ({"x"}, {"h"})
 
 
 def test_a_reading_that_is_not_finite_alarms():
@@ -586,6 +587,10 @@ def test_a_fault_is_repaired_when_half_of_the_loss_is_back():
     )  # fmt: skip
     assert verdicts.repaired_shares(contrast, runs) == {
         "back": 1.0, "short": 0.0, "once": 0.5, "half_cheap": 0.0, "lost": 0.0,
+    }  # fmt: skip
+    assert verdicts.repaired(contrast, runs) == {"back", "once"}
+    assert verdicts.costly_runs(contrast, runs) == {
+        "back": 2, "short": 2, "once": 2, "half_cheap": 1, "lost": 2,
     }  # fmt: skip
     verdict = judge("X1", contrast, runs, 2)
     assert verdict.detail == "2 of 5 costly faults repaired" and verdict.n == 5
