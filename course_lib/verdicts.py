@@ -663,6 +663,10 @@ def shares_by_arm(contrast: Contrast, runs: Runs) -> dict[str, float]:
     return alarm_shares(single, runs)[0]
 
 
+def _alarms(count: int) -> str:
+    return f"{count} false alarm{'s' * (count != 1)}"
+
+
 def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
     if contrast.than:
         return _judge_comparisons(contrast, runs)
@@ -678,7 +682,7 @@ def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
         contrast, "holds" if holds else "fails" if fails else "open", len(faulty) + len(healthy),
         effect=found / max(len(faulty), 1), interval99=sensitivity,
         interval95=binomial_interval(found, len(faulty), 0.95) if faulty else None,
-        detail=f"{found} of {len(faulty)} faults found, {false} false alarms in {len(healthy)} "
+        detail=f"{found} of {len(faulty)} faults found, {_alarms(false)} in {len(healthy)} "
         "healthy scripts",
     )  # fmt: skip
 

@@ -494,9 +494,8 @@ def test_diagnostic(found, false, expected):
     verdict = diagnosed(found, false)
     assert verdict.word == expected
     assert verdict.effect == found / 20 and verdict.n == 40
-    assert (
-        verdict.detail == f"{found} of 20 faults found, {false} false alarms in 20 healthy scripts"
-    )
+    alarms = "1 false alarm" if false == 1 else f"{false} false alarms"
+    assert verdict.detail == f"{found} of 20 faults found, {alarms} in 20 healthy scripts"
     assert verdict.interval99 == verdicts.binomial_interval(found, 20, 0.99)
 
 
