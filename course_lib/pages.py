@@ -6,6 +6,7 @@ number is typed. Needs no torch.
 
 import ast
 import html
+import inspect
 import json
 import math
 import re
@@ -428,11 +429,24 @@ def zoo_reading(study, found: str, mended: str, expected: Mapping[str, str]) -> 
     costly, back = (read(study.claims[mended], runs) for read in (costly_runs, repaired))
     said = [{k for k, text in expected.items() if word in text} for word in ("found", "repaired")]
     return Markdown(
-        f"The alarm is raised above {alarm_above(alarm, runs):.3g}. It reveals {len(seen)} of "
-        f"{len(alarm.faults)} judging faults ({codes(seen)}), and alarms in {len(false)} of "
-        f"{len(alarm.controls)} healthy scripts. Blind to: {codes(alarm.faults.keys() - seen)}. Of "
-        f"{len(costly)} faults that cost something, the tip repairs {len(back)} ({codes(back)}). "
-        f"Foretold as revealed: {codes(said[0])}; as repaired: {codes(said[1])}."
+        f"It reveals **{len(seen)} of {len(alarm.faults)}** judging faults ({codes(seen)}), with "
+        f"false alarms in {len(false)} of {len(alarm.controls)} healthy scripts; the alarm is "
+        f"raised above {alarm_above(alarm, runs):.3g}. Of {len(costly)} faults that cost something "
+        f"it repairs **{len(back)}** ({codes(back)}). Foretold as revealed: {codes(said[0])}; as "
+        f"repaired: {codes(said[1])}. A fault counts if at least half of its runs do, over all nets"
+        " together; the figures show each net by itself."
+    )
+
+
+def fault_names(faults: Mapping) -> HTML:
+    """What the names of `faults.FAULTS` mean: a list that opens at a click."""
+    rows = "".join(
+        f"<dt><code>{name}</code></dt><dd>{html.escape(inspect.getdoc(fault.plant))}</dd>"
+        for name, fault in sorted(faults.items())
+    )
+    summary = f"What the names of the {len(faults)} faults mean"
+    return HTML(
+        f'<details class="fault-names"><summary>{summary}</summary><dl>{rows}</dl></details>'
     )
 
 

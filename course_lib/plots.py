@@ -293,13 +293,16 @@ def matrix(
 ) -> Figure | str:  # fmt: skip
     """A dot for each share: full for 1, hollow for 0, tinted between; no dot where there is none.
 
-    `shares` maps groups to rows to columns, such as halves to faults to nets. Raises ValueError
-    without a row.
+    `shares` maps groups to rows to columns, such as halves to faults to nets. Rows that are hollow
+    throughout are left out and counted. Raises ValueError without a row.
     """
+    hollow = sum(not any(row.values()) for rows in shares.values() for row in rows.values())
     columns = list(
         dict.fromkeys(c for rows in shares.values() for row in rows.values() for c in row)
     )
-    lines = [line for group, rows in shares.items() for line in ((group, None), *rows.items())]
+    lines = []
+    for group, rows in shares.items():
+        lines += [(group, None), *(item for item in rows.items() if any(item[1].values()))]
     if not columns:
         raise ValueError(f"shares is {shares!r}; give at least one row with one column")
     axes = _axes(ax, 0.22 * len(lines) + 0.6)
@@ -318,9 +321,10 @@ def matrix(
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return _finish(
-        axes, ax, alt, caption, "Full dot: all; tinted: a part; hollow: nothing; no dot: not asked"
-    )
+    dots = "Full dot: all; tinted: a part; hollow: nothing; no dot: not asked, or nothing to repair"
+    more = f"{hollow} more row is" if hollow == 1 else f"{hollow} more rows are"
+    rest = f"; {more} hollow throughout" if hollow else ""
+    return _finish(axes, ax, alt, caption, dots + rest)
 
 
 @_styled

@@ -498,7 +498,9 @@ def test_image_grid_names_the_remedy_for_other_arrays():
 
 def test_a_matrix_has_a_dot_for_each_share_and_none_where_nothing_was_asked():
     shares = {"judge": {"no_zero_grad": {"mlp": 1.0, "cnn": 0.0}, "broadcast": {"regression": 0.5}}}
+    shares["judge"]["init_zero"] = {"mlp": 0.0, "cnn": 0.0}
     figure = plots.matrix(shares, alt=ALT, caption="Which net shows which fault.")
+    assert figure.caption.endswith("1 more row is hollow throughout.")
     axes = figure.fig.axes[0]
     rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
     assert len(rings) == 3 and [line.get_alpha() for line in axes.lines if line not in rings] == [

@@ -633,10 +633,10 @@ def test_a_reading_of_the_zoo_counts_faults_and_names_them(tip):
     expected = dict.fromkeys(zoo.arms_by_fault("judge"), "neither")
     expected |= {"loss_summed": "found, repaired"}
     said = pages.zoo_reading(tip, *tip.claims, expected).data
-    assert "reveals 1 of 18 judging faults (`init_zero`)" in said
-    assert "alarms in 0 of 40 healthy scripts" in said
-    assert "Of 1 faults that cost something, the tip repairs 0 (none)" in said
-    assert said.endswith("Foretold as revealed: `loss_summed`; as repaired: `loss_summed`.")
+    assert "reveals **1 of 18** judging faults (`init_zero`)" in said
+    assert "false alarms in 0 of 40 healthy scripts" in said
+    assert "Of 1 faults that cost something it repairs **0** (none)" in said
+    assert "Foretold as revealed: `loss_summed`; as repaired: `loss_summed`." in said
     tip.record()["runs"].popitem()
     assert "still to come" in pages.zoo_reading(tip, *tip.claims, expected).data
 
