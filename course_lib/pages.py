@@ -434,7 +434,7 @@ def zoo_reading(study, found: str, mended: str, expected: Mapping[str, str]) -> 
         f"raised above {alarm_above(alarm, runs):.3g}. Of {len(costly)} faults that cost something "
         f"it repairs **{len(back)}** ({codes(back)}). Foretold as revealed: {codes(said[0])}; as "
         f"repaired: {codes(said[1])}. A fault counts if at least half of its runs do, over all nets"
-        " together; the figures show each net by itself."
+        " together; a dot below is one net, and may be one run."
     )
 
 
