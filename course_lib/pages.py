@@ -59,6 +59,7 @@ def level(value: float, metric: str) -> str:
 
 def difference(value: float, verdict: Verdict) -> str:
     """A difference in the unit of the verdict's metric."""
+    value = value or 0.0  # no minus before a zero
     if verdict.relative:
         return f"{100 * value:+.1f} %".replace("-", "−")
     if verdict.metric.endswith(("accuracy", "share")):

@@ -90,6 +90,7 @@ def test_a_lead_over_the_best_is_a_difference_and_a_bar_a_level():
     refuted = replace(HOLDS, kind="always", word="fails", effect=0.032)
     assert pages.effect(refuted) == "3.2 %"
     assert pages.effect(replace(refuted, than="ReLU")) == "+3.2 points"
+    assert pages.effect(replace(refuted, than="ReLU", effect=-0.0)) == "+0.0 points"
     assert pages.interval(replace(refuted, than="ReLU")) == "+2.0 points to +4.4 points"
 
 
