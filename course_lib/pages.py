@@ -189,8 +189,8 @@ def _verdicts(record: dict) -> dict[str, Verdict]:
 def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) -> HTML:
     """The card that opens a page: symptom, verdicts, a fix to copy, tested and not tested on.
 
-    `studies` are the names of the page's records; verdicts on a claim in another setting than its
-    own ("S2 @ …") are shown where there is no other. `fix` is at most three lines of code; a
+    `studies` are the names of the page's records; verdicts stand in the order of `claims.yml`, and
+    those on a claim in another setting than its own ("S2 @ …") are shown where there is no other. `fix` is at most three lines of code; a
     longer one raises ValueError.
     """
     found = [v for name in studies for v in recorded(name).values()]
@@ -199,6 +199,7 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
         raise ValueError(f"fix has {len(fix.strip().splitlines())} lines; a card takes three")
     claimed = _claim_texts()
     texts = {v.claim: claimed[v.claim.split(" @ ")[0]] for v in verdicts}
+    verdicts.sort(key=lambda v: list(claimed).index(v.claim.split(" @ ")[0]))
     lines = "".join(
         f"<li>{pill(v.word)} <b>{v.claim}</b> {html.escape(texts[v.claim])} "
         f'<span class="numbers">{html.escape(_numbers(v))}</span></li>'

@@ -174,6 +174,16 @@ def test_a_card_shows_other_settings_only_where_there_is_nothing_else(results):
     assert f"<b>{claim} @ batch 1</b>" in pages.card("x", "made_up", **scope).data
 
 
+def test_a_card_has_its_verdicts_in_the_order_of_the_claims(results):
+    record = make_record("made_up", accuracy=0.5)
+    contrast = next(iter(record["analysis"]["contrasts"].values()))
+    out_of_order = {"contrasts": dict.fromkeys(("K9a", "T20", "K1"), contrast)}
+    records.save(record | {"analysis": record["analysis"] | out_of_order})
+    card = pages.card("x", "made_up", fix="y = x", tested="this.", not_tested="that.").data
+    places = [card.index(f"<b>{claim}</b>") for claim in ("T20", "K1", "K9a")]
+    assert places == sorted(places)
+
+
 def test_symptoms_come_from_the_front_matter(monkeypatch, tmp_path):
     (tmp_path / "scaling").mkdir()
     page = '---\nsymptoms:\n  - {see: "NaN", cause: "lr", test: "halve it"}\n---\n# Title\n'
