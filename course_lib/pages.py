@@ -190,8 +190,8 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
     """The card that opens a page: symptom, verdicts, a fix to copy, tested and not tested on.
 
     `studies` are the names of the page's records; verdicts stand in the order of `claims.yml`, and
-    those on a claim in another setting than its own ("S2 @ …") are shown where there is no other. `fix` is at most three lines of code; a
-    longer one raises ValueError.
+    those on a claim in another setting than its own ("S2 @ …") are shown where there is no other.
+    `fix` is at most three lines of code; a longer one raises ValueError.
     """
     found = [v for name in studies for v in recorded(name).values()]
     verdicts = [v for v in found if " @ " not in v.claim] or found
