@@ -558,7 +558,7 @@ def _case_losses(case: Case) -> list[float]:
 def _recipe_losses(recipe: Recipe) -> list[float]:
     sizes = {"num_train": CANARY_BATCH, "batch_size": CANARY_BATCH, "num_val": 0}
     small = replace(recipe, epochs=CANARY_STEPS, widths=(8, 8, 8), **sizes)
-    return speedrun.train(small, 0, load_task(small, _canary_base()))["losses"]
+    return speedrun.train(small, 0, load_task(small, _canary_base()), precision="fp32")["losses"]
 
 
 def canaries(study: "Study") -> dict[str, list[float]]:

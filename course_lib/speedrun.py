@@ -163,8 +163,8 @@ def classify(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
     return torch.cat(outputs).argmax(dim=1)
 
 
-def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
-    """One run on the device where `dataset` lies.
+def train(recipe: Recipe, seed: int, dataset: data.Dataset, *, precision: str = "auto") -> dict:
+    """One run on the device where `dataset` lies, in a precision of `training.precision_on`.
 
     Returns `accuracy` (0 to 1) on the validation images if there are any, else on the test images,
     `minutes` (see above), and `losses`, one a step. Raises ValueError for images not 32×32 uint8.
@@ -176,10 +176,10 @@ def train(recipe: Recipe, seed: int, dataset: data.Dataset) -> dict:
         )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _train(recipe, dataset, device)
+        return _train(recipe, dataset, device, precision)
 
 
-def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device) -> dict:
+def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device, precision: str) -> dict:
     start, judge = training.clock(device), dataset.val if len(dataset.val) else dataset.test
     images = dataset.train.inputs
     mean, std = (v.float().view(-1, 1, 1) for v in data.channel_statistics(dataset.train))
@@ -194,7 +194,7 @@ def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device) -> dict:
             for group, peak in peaks:
                 group["lr"] = peak * rate(len(losses), num_steps)
             inputs = augment(images[picked], recipe, epoch, mirrored_first[picked])
-            with training.autocast("auto", device):
+            with training.autocast(precision, device):
                 logits = model(inputs).float()
             targets = dataset.train.targets[picked]
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.smoothing)
@@ -203,7 +203,7 @@ def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device) -> dict:
             for tool in tools:
                 tool.step()
                 tool.zero_grad(set_to_none=True)
-    with training.autocast("auto", device):
+    with training.autocast(precision, device):
         right = classify(model, judged, recipe) == judge.targets
     minutes = (training.clock(device) - start) / 60
     accuracy, told = right.double().mean().item(), torch.stack(losses).tolist()

@@ -114,3 +114,8 @@ def test_floats_are_refused(dataset):
     floats = data.Split(torch.rand(4, 3, 32, 32), dataset.train.targets[:4])
     with pytest.raises(ValueError, match="use uint8"):
         speedrun.train(TINY, 0, replace(dataset, train=floats))
+
+
+def test_the_precision_is_that_of_training(dataset):
+    with pytest.raises(ValueError, match="precision is 'int8'"):
+        speedrun.train(TINY, 0, dataset, precision="int8")
