@@ -265,6 +265,7 @@ def keras_tuned(work: Work, seed: int) -> Outcome:
 
 
 def fastai(work: Work, seed: int, *, fast: bool = False) -> Outcome:
+    import fastai.callback.progress  # noqa: F401 - gives learners their no_bar
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader as FastLoader
     from fastai.learner import Learner
