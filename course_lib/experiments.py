@@ -973,6 +973,13 @@ def all_studies() -> dict[str, Study]:
     return found
 
 
+def _as_long(sung: Mapping[str, list], record: Mapping) -> dict[str, list]:
+    """Canaries cut to the length of the record's: it keeps no step on which two processors were
+    seen to part by rounding alone."""
+    known = record["canaries"]
+    return {arm: losses[: len(known.get(arm, losses))] for arm, losses in sung.items()}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`make results`: run what is pending, in all studies or in those named."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -999,7 +1006,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     if options.renew_canaries:
         for study in (s for s in chosen if records.path_of(s.name).exists()):
-            records.save(study.record() | {"canaries": canaries(study)})
+            records.save(study.record() | {"canaries": _as_long(canaries(study), study.record())})
         return
     with ProcessPoolExecutor(
         _workers(), mp_context=get_context("spawn"), initializer=torch.set_num_threads,

@@ -23,6 +23,6 @@ def test_canaries_of_the_records_still_sing(study):
     assert kept or not arms, "a record of runs needs a canary of one arm at least"
     assert not kept or any(canaries[arm] for arm in kept), "silent canaries cannot notice a thing"
     for arm in kept[: experiments.MAX_CANARIES]:  # older records hold more
-        # a record keeps no step on which two processors were seen to part by rounding alone
+        # see experiments._as_long: a record may keep fewer
         sung = experiments.canary(arms[arm])[: len(canaries[arm])]
         assert sung == pytest.approx(canaries[arm], rel=1e-3), arm

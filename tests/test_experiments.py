@@ -88,6 +88,17 @@ def test_a_study_is_computed_and_judged(base):
     assert {"torch", "device", "precision", "threads", "source", "seconds", "date"} <= set(one)
 
 
+def test_renewed_canaries_are_as_long_as_before(base, monkeypatch):
+    study = Study("tiny", ARMS, CLAIMS, seeds=2)
+    record = compute(study)
+    arm, losses = next(iter(record["canaries"].items()))
+    assert len(losses) > 2
+    records.save(record | {"canaries": record["canaries"] | {arm: [9.0, 9.0]}})
+    monkeypatch.setattr(experiments, "all_studies", lambda: {"tiny": study})
+    experiments.main(["tiny", "--renew-canaries"])
+    assert records.load("tiny")["canaries"] == record["canaries"] | {arm: losses[:2]}
+
+
 def test_a_killed_recompute_goes_on_to_the_same_record(base, tmp_path, monkeypatch):
     study = Study("tiny", ARMS, CLAIMS, seeds=2)
     whole = numbers(json.loads(compute_and_read(study)))
