@@ -736,14 +736,16 @@ def _tuned(study: Study, record: Mapping, identity: str) -> dict[str, dict]:
 
 
 def planned(study: Study, record: Mapping, identity: str) -> list[Job]:
-    """All runs of the study; judged runs appear once tuning is complete."""
+    """All runs of the study; judged runs appear once tuning is complete, seed by seed: a study that
+    is stopped has as many runs of each arm."""
     jobs = []
     if study.tune:
         tuned = (arm for arm in study.arms if arm not in study.as_is)
         for arm, values in itertools.product(tuned, tuning_grid(study)):
             jobs += _tuning_runs(study, arm, values)
-    for arm, config in (tune(study, record, identity) or {}).items():
-        jobs += [Job(study.name, arm, config, seed, "judge") for seed in range(study.seeds)]
+    arms = tune(study, record, identity) or {}
+    for seed, (arm, config) in itertools.product(range(study.seeds), arms.items()):
+        jobs.append(Job(study.name, arm, config, seed, "judge"))
     return jobs
 
 
