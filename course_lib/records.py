@@ -143,7 +143,7 @@ def _dump(record: Mapping) -> str:
 
 def _line(run: Mapping) -> str:
     kept = {part: rounded(value) if part in MEASURED else value for part, value in run.items()}
-    return json.dumps(kept, allow_nan=False)
+    return json.dumps(kept, allow_nan=False, separators=(",", ":"))
 
 
 def rounded(value):
