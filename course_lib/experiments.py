@@ -246,6 +246,16 @@ def epochs_to_printed(history: Mapping[str, list]) -> dict[str, float]:
     }
 
 
+def parting_epoch(history: Mapping[str, list]) -> dict[str, float]:
+    """parting_epoch: the first from which the training accuracy as printed stays more than a point
+    above that of validation to the end; NaN if it does not at the end."""
+    pairs = zip(history["train_accuracy"], history["val_accuracy"], strict=True)
+    apart = [train - val > 0.01 for train, val in pairs]
+    together = [k for k, now in zip(history["epoch"], apart, strict=True) if not now]
+    first = max(together, default=0) + 1
+    return {"parting_epoch": float(first) if apart[-1] else math.nan}
+
+
 def epochs_to_levels(history: Mapping[str, list]) -> dict[str, float]:
     """Epochs to each of `SMALL_LEVELS`, as epochs_to_{per cent}: of the training images, scored
     with dropout off."""
@@ -501,6 +511,7 @@ HISTORY_MEASURES: dict[str, Callable[[Mapping, Mapping], dict]] = {
     "epochs_to": lambda history, _: epochs_to_levels(history),
     "price_of_accuracy": price_of_accuracy,
     "epochs_to_printed": lambda history, _: epochs_to_printed(history),
+    "parting_epoch": lambda history, _: parting_epoch(history),
 }
 
 

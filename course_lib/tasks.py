@@ -140,6 +140,29 @@ def images_8(base: Dataset) -> Dataset:
     return images_16(images_16(base))
 
 
+def digits(base: Dataset) -> Dataset:
+    """Handwritten digits from scikit-learn, 8 × 8 pixels in 17 greys: float32 (N, 1, 8, 8), 0 to 1.
+
+    There are 1,797, shuffled once and dealt out to training, validation and test in turn. Of `base`
+    only the sizes count. Raises ValueError where they ask for more, ImportError without
+    scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # only here: it takes a second to import
+
+    pixels, labels = load_digits(return_X_y=True)
+    sizes = [len(split) for split in (base.train, base.val, base.test)]
+    if sum(sizes) > len(labels):
+        raise ValueError(
+            f"num_train, num_val and num_test are {sizes}, of digits there are {len(labels)}; ask"
+            " for fewer"
+        )
+    inputs = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    parts = order[: sum(sizes)].split(sizes)
+    train, val, test = (Split(inputs[part], torch.from_numpy(labels)[part]) for part in parts)
+    return replace(base, name="scikit-learn's digits", train=train, val=val, test=test)
+
+
 def teacher(base: Dataset) -> Dataset:
     """A regression without images: a fixed random net's outputs, with a little noise.
 
@@ -384,6 +407,7 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images_jpeg50": recompressed(50),
     "images_jpeg30": recompressed(30),
     "images_decades": images_decades,
+    "digits": digits,
     "teacher": teacher,
     "teacher_clipped": teacher_clipped,
     "teacher_off_centre": teacher_off_centre,

@@ -89,7 +89,7 @@ def number(arm: str, metric: str, value: float, *, about: float = 0.0) -> Contra
     """The text gives a figure: `value`, said loosely to within ± `about`.
 
     Holds if some value in that range lies inside the 95 % prediction interval of one new run, and
-    the interval is no wider than ± 3 points; fails if none does.
+    the interval is no wider than ± 3 points, or ± `about` where that is more; fails if none does.
     """
     return Contrast("number", arm, metric, threshold=value, about=about)
 
@@ -409,12 +409,14 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
         return _made(contrast, "open", len(values), detail="fewer than two values")
     low, high = prediction_interval(values, 0.95)
     distance = max(low - contrast.threshold, contrast.threshold - high, 0.0)
-    narrow = (high - low) / 2 <= MAX_HALF_WIDTH
+    widest = max(MAX_HALF_WIDTH, contrast.about)
+    narrow = (high - low) / 2 <= widest
+    said = f"{contrast.about:g}" if widest > MAX_HALF_WIDTH else "3 points"
     word = "fails" if distance > contrast.about else "holds" if narrow else "open"
     return _made(
         contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
         interval99=prediction_interval(values, 0.99), flips_at=distance,
-        detail="" if narrow else "a prediction interval wider than ± 3 points decides nothing",
+        detail="" if narrow else f"a prediction interval wider than ± {said} decides nothing",
     )  # fmt: skip
 
 

@@ -381,6 +381,30 @@ def test_epochs_to_an_accuracy_are_counted_on_a_straight_line():
     assert "epochs_to_best" in experiments.run(config, 0)["metrics"]
 
 
+def test_curves_part_where_training_stays_ahead_by_more_than_a_point():
+    def parting(train):
+        history = {"epoch": [1, 2, 3, 4], "train_accuracy": train, "val_accuracy": [0.5] * 4}
+        return experiments.parting_epoch(history)["parting_epoch"]
+
+    assert parting([0.4, 0.6, 0.6, 0.6]) == 2
+    assert parting([0.6, 0.505, 0.52, 0.6]) == 3  # half a point is no parting, and starts it anew
+    assert parting([0.6] * 4) == 1
+    assert math.isnan(parting([0.6, 0.6, 0.6, 0.5]))
+
+
+def test_digits_are_dealt_out_without_repeats(base):
+    digits = tasks.load("digits", base, num_train=40, num_val=20, num_test=10)
+    parts = digits.train, digits.val, digits.test
+    assert [len(part) for part in parts] == [40, 20, 10]
+    inputs = torch.cat([part.inputs for part in parts])
+    assert inputs.shape == (70, 1, 8, 8) and inputs.min() == 0.0 and inputs.max() == 1.0
+    assert len(inputs.unique(dim=0)) == 70
+    assert digits.name == "scikit-learn's digits" != base.name
+    many = data.Split(torch.zeros(1798, 1), torch.zeros(1798).long())
+    with pytest.raises(ValueError, match=r"of digits there are 1797"):
+        tasks.digits(replace(base, train=many))
+
+
 def test_fifths_are_scored_in_stored_order():
     class Reader(torch.nn.Module):  # says the class that the first pixel holds
         def forward(self, inputs):

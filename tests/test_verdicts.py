@@ -199,6 +199,13 @@ def test_a_number_that_every_run_gives_holds_and_its_neighbour_fails():
     assert word(verdicts.number("a", METRIC, 0.6444), runs) == "fails"
 
 
+def test_a_number_in_another_unit_may_spread_as_far_as_the_text_is_loose():
+    runs = made_up(a=spread(15.0, 1.0))  # epochs: ± 2.4 for one more run
+    assert word(verdicts.number("a", METRIC, 15, about=3), runs) == "holds"
+    assert word(verdicts.number("a", METRIC, 15, about=2), runs) == "open"
+    assert word(verdicts.number("a", METRIC, 25, about=3), runs) == "fails"
+
+
 # --- better and same --------------------------------------------------------------------------
 
 
