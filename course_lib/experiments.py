@@ -297,7 +297,7 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
     """What is measured once training is over, in eval mode, on whole splits."""
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     prepare = training.make_prepare(config, dataset, dtype)
-    model, loss_fn = result.model, training.LOSSES[config.loss]
+    model, loss_fn = result.model.eval(), training.LOSSES[config.loss]
     splits = {"train": dataset.train, "val": dataset.val} | ({"test": dataset.test} if test else {})
     metrics = {}
     for name, split in splits.items():

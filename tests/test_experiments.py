@@ -381,6 +381,14 @@ def test_epochs_to_an_accuracy_are_counted_on_a_straight_line():
     assert "epochs_to_best" in experiments.run(config, 0)["metrics"]
 
 
+def test_two_equal_nets_with_dropout_have_one_digest():
+    config = replace(TINY, model_options={**TINY.model_options, "dropout": 0.5})
+    plain = replace(config, measures=("accuracy_by_fifth",))
+    one, two = (experiments.run(c, 0)["metrics"]["logits_digest"] for c in (config, plain))
+    torch.manual_seed(1)
+    assert one == two == experiments.run(config, 0)["metrics"]["logits_digest"]
+
+
 def test_curves_part_where_training_stays_ahead_by_more_than_a_point():
     def parting(train):
         history = {"epoch": [1, 2, 3, 4], "train_accuracy": train, "val_accuracy": [0.5] * 4}
