@@ -210,10 +210,21 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
     return HTML(
         f'<div class="trial-card" data-answer="{html.escape(answer, quote=True)}">'
         f'<p class="symptom">{html.escape(symptom)}</p><ul>{lines}</ul>'
+        f"{_legend(verdicts)}"
         f"<p>To copy:</p><pre><code>{html.escape(fix.strip())}</code></pre>"
         f'<p class="scope"><i>Tested on</i> {html.escape(tested)} '
         f"<i>Not tested on</i> {html.escape(not_tested)}</p></div>"
     )
+
+
+def _legend(verdicts: list[Verdict]) -> str:
+    """What readers took wrongly: which interval decides, and what a sign means."""
+    kinds = {verdict.kind for verdict in verdicts}
+    if not kinds & {"better", "same"}:
+        return ""
+    rests = "“Better” and “the same” rest on a 99 % interval, held against a margin set beforehand."
+    sign = " Of what is claimed to be better, quicker or smaller, a plus speaks for it."
+    return f'<p class="scope">{rests}{sign if "better" in kinds else ""}</p>'
 
 
 def _numbers(verdict: Verdict) -> str:
