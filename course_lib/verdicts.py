@@ -411,7 +411,8 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
     distance = max(low - contrast.threshold, contrast.threshold - high, 0.0)
     widest = max(MAX_HALF_WIDTH, contrast.about)
     narrow = (high - low) / 2 <= widest
-    said = f"{contrast.about:g}" if widest > MAX_HALF_WIDTH else "3 points"
+    in_points = contrast.metric.endswith(("accuracy", "share"))
+    said = f"{100 * widest:g} points" if in_points else f"{widest:g}"
     word = "fails" if distance > contrast.about else "holds" if narrow else "open"
     return _made(
         contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
