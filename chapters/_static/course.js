@@ -1,4 +1,5 @@
-// What pages of the book do in a browser: filter the verdict board, copy a verdict as an answer.
+// What pages of the book do in a browser: filter the verdict board, copy a verdict as an answer,
+// keep a number and its unit on one line.
 // Works from file:// too; a page without a board or a card is left as it is.
 "use strict";
 
@@ -109,7 +110,19 @@ function addCopyButton(card) {
   card.append(button);
 }
 
+// "48.5 %", "n = 10" and "3 × 3" stay on one line; code, which is preformatted, is left alone.
+function keepUnitsTogether(article) {
+  const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (node.parentElement.closest("pre, script, style")) continue;
+    const kept = node.data.replace(/(\d) (?=%|points?\b|×)|(×|± ?|\bn =) (?=\d)|\b(n) (?==)/g,
+      (found) => found.replaceAll(" ", "\u00a0"));
+    if (kept !== node.data) node.data = kept;
+  }
+}
+
 function startCourse() {
+  document.querySelectorAll("article.bd-article").forEach(keepUnitsTogether);
   document.querySelectorAll("table.board").forEach(addBoardFilter);
   document.querySelectorAll(".tag_card [data-answer]").forEach(addCopyButton);
 }
