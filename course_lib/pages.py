@@ -241,8 +241,9 @@ def load_claims() -> list[dict]:
 
 
 def _claim_texts() -> dict[str, str]:
-    rows = load_claims()
-    return {r["id"]: r["claim"] for r in [*rows, *(p for r in rows for p in r.get("parts", []))]}
+    """Claim id -> text, each row before its parts."""
+    items = (item for row in load_claims() for item in (row, *row.get("parts", [])))
+    return {item["id"]: item["claim"] for item in items}
 
 
 @dataclass(frozen=True)
