@@ -147,7 +147,7 @@ def digits(base: Dataset) -> Dataset:
     only the sizes count. Raises ValueError where they ask for more, ImportError without
     scikit-learn.
     """
-    from sklearn.datasets import load_digits  # only here: it takes a second to import
+    from sklearn.datasets import load_digits  # only here: it takes most of a second to import
 
     pixels, labels = load_digits(return_X_y=True)
     sizes = [len(split) for split in (base.train, base.val, base.test)]
