@@ -172,6 +172,8 @@ def curves(
     for arm, (x, runs) in drawn.items():
         _line(axes, arm, x, runs, **styles[arm])
     axes.set(xlabel=x_label, title=_with_unit(y_label, y_unit))
+    if not log_x and all((x == x.round()).all() for x, _ in drawn.values()):
+        axes.locator_params(axis="x", integer=True)  # there is no epoch 2.5
     medians = [_median(runs) for _, runs in drawn.values()]
     _horizontal_lines(axes, {k: scale * v for k, v in (references or {}).items()}, medians)
     _vertical_lines(axes, events or {})

@@ -324,6 +324,14 @@ def test_the_median_is_of_the_runs_that_go_on_and_stops_with_half_of_them():
     assert len(plots._median(runs)) == 3
 
 
+@pytest.mark.parametrize(("step", "whole"), [(1, True), (0.1, False)])
+def test_an_axis_of_epochs_has_no_half_epochs(step, whole):
+    x = step * np.arange(1, 21)
+    figure = plots.curves({"quick": (x, x)}, y_label="loss", x_label="epoch", **SAY)
+    ticks = figure.fig.axes[0].get_xticks()
+    assert (ticks == ticks.round()).all() == whole
+
+
 def test_curves_without_any_finite_value_can_still_be_drawn():
     figure = plots.curves(
         {"quick": (STEPS, [np.nan] * 8)}, y_label="loss", references={"r": 1}, **SAY
