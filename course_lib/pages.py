@@ -147,7 +147,7 @@ def flips(verdict: Verdict) -> str:
         low, high = (difference(end, verdict) for end in verdict.interval99)
         asked = difference(verdict.threshold, verdict).lstrip("+")
         flip = difference(verdict.flips_at, verdict).lstrip("+")
-        beyond = f"; the word flips at {flip}" if verdict.flips_at > 0 else ""
+        beyond = f"; at {flip} the word would change" if verdict.flips_at > 0 else ""
         return f"The 99 % interval, {low} to {high}, is held against a margin of {asked}{beyond}."
     return ""
 

@@ -60,7 +60,7 @@ def test_a_verdict_as_a_sentence():
     assert pages.sentence(HOLDS) == (
         "**S1: holds** · +3.2 points · 95 % interval +2.0 points to +4.4 points · n = 10. "
         "The 99 % interval, +1.5 points to +4.9 points, is held against a margin of 1.0 points; "
-        "the word flips at 1.5 points."
+        "at 1.5 points the word would change."
     )
 
 
