@@ -40,6 +40,7 @@ class Recipe:
     fast_shifts: bool = True  # batch norm shifts alone, 64 times as fast; else scales, too
     alternate: bool = True  # mirrored in every other epoch; else by chance
     shift: int = 2  # pixels, in training
+    cycle: bool = True  # the learning rate rises, then falls to 0; else it stays at half its peak
     smoothing: float = 0.2  # of labels
     views: bool = True  # at the end: mean over an image, shifted, and their mirror images
     task: ClassVar[str] = "images"
@@ -128,7 +129,7 @@ def optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
 def rate(step: int, num_steps: int) -> float:
     """The learning rate over its peak: a fifth at the start, 1 after a fifth, then down to 0."""
     done = step / num_steps
-    return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+    return min(0.2 + 4 * done, (1 - done) / 0.8)
 
 
 def augment(images: Tensor, recipe: Recipe, epoch: int, start: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ def _train(recipe: Recipe, dataset: data.Dataset, device: torch.device, precisio
     for epoch in range(recipe.epochs):
         for picked in torch.randperm(len(images), device=device).split(recipe.batch_size):
             for group, peak in peaks:
-                group["lr"] = peak * rate(len(losses), num_steps)
+                group["lr"] = peak * (rate(len(losses), num_steps) if recipe.cycle else 0.5)
             inputs = augment(images[picked], recipe, epoch, mirrored_first[picked])
             with training.autocast(precision, device):
                 logits = model(inputs).float()

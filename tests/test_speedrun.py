@@ -83,7 +83,7 @@ def test_every_parameter_is_trained_once(images):
 
 
 @pytest.mark.parametrize(
-    "switch", ["whiten", "identity", "muon", "fast_shifts", "alternate", "views"]
+    "switch", ["whiten", "identity", "muon", "fast_shifts", "alternate", "cycle", "views"]
 )
 def test_every_trick_can_be_switched_off(dataset, switch):
     with_it, without = (
