@@ -892,7 +892,8 @@ def _open_record(study: Study, base: data.Dataset, device: str = "cpu") -> dict:
             f"{base.name} ({base.identity}); move the record away to start one of your own"
         )
     record["analysis"] = {**study.plan(), "tuned": _tuned(study, record, base.identity)}
-    record["canaries"] = canaries(study) | record["canaries"]
+    made_with = record["canaries"] if record["runs"] else {}
+    record["canaries"] = canaries(study) | made_with
     records.save(record)
     return record
 

@@ -88,6 +88,12 @@ def test_a_study_is_computed_and_judged(base):
     assert {"torch", "device", "precision", "threads", "source", "seconds", "date"} <= set(one)
 
 
+def test_a_plan_without_runs_keeps_no_old_canary(base):
+    old = records.empty("tiny", {}) | {"canaries": dict.fromkeys(ARMS, [9.0, 9.0])}
+    records.save(old)
+    assert [9.0, 9.0] not in compute(Study("tiny", ARMS, CLAIMS, seeds=2))["canaries"].values()
+
+
 def test_renewed_canaries_are_as_long_as_before(base, monkeypatch):
     study = Study("tiny", ARMS, CLAIMS, seeds=2)
     record = compute(study)
