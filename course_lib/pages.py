@@ -33,7 +33,8 @@ from course_lib.verdicts import (
 
 ROOMS = (  # in the order of the imports
     "standin", "data", "tasks", "models", "diagnostics", "graphs", "training", "replicas",
-    "faults", "zoo", "checks", "speedrun", "records", "verdicts", "experiments", "plots", "pages",
+    "faults", "zoo", "checks", "speedrun", "measures", "records", "verdicts", "experiments",
+    "plots", "pages",
 )  # fmt: skip
 
 

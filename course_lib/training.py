@@ -74,7 +74,7 @@ class TrainConfig:
     score_training: bool = False  # score the training images after each epoch too, dropout off
     drawn: Mapping[str, tuple] = field(default_factory=dict)  # field -> choices, one for each seed
     val_history: bool = True  # read the validation images after each epoch; else at the end alone
-    measures: tuple[str, ...] = ()  # further final metrics, names in experiments.MEASURES
+    measures: tuple[str, ...] = ()  # further final metrics, names in measures.MEASURES
 
     def plain(self) -> dict:
         """The fields that differ from their defaults, as JSON-ready data.
