@@ -135,11 +135,7 @@ def flips(verdict: Verdict) -> str:
     if verdict.flips_at is None or verdict.word == "not yet":
         return ""
     if verdict.kind == "number":
-        if verdict.flips_at == 0.0:
-            return f"The text's {level(verdict.threshold, verdict.metric)} lies inside."
-        return (
-            f"The text's figure lies {difference(verdict.flips_at, verdict).lstrip('+')} outside."
-        )
+        return _place_of_figure(verdict)
     if verdict.kind == "event":
         low, high = (percent(end, 0) for end in verdict.interval99)
         asked = f"{100 * verdict.threshold:.6g} %"  # so that 99.99 % does not read as 100 %
@@ -151,6 +147,17 @@ def flips(verdict: Verdict) -> str:
         beyond = f"; at {flip} the word would change" if verdict.flips_at > 0 else ""
         return f"The 99 % interval, {low} to {high}, is held against a margin of {asked}{beyond}."
     return ""
+
+
+def _place_of_figure(verdict: Verdict) -> str:
+    """Where the text's figure lies, as loosely as it is taken, by the prediction interval."""
+    ends = (verdict.threshold - verdict.about, verdict.threshold + verdict.about)
+    low, high = (level(end, verdict.metric) for end in ends)
+    figure = f"figure, taken as {low} to {high}," if verdict.about else low
+    missed_by = verdict.flips_at - verdict.about
+    if missed_by > 0:
+        return f"The text's {figure} lies {difference(missed_by, verdict).lstrip('+')} outside."
+    return f"The text's {figure} {'reaches' if verdict.about else 'lies'} inside."
 
 
 TO_COME = Markdown("*The runs of this part are still to come.*")

@@ -318,6 +318,7 @@ class Verdict:
     than: str = ""
     paired: bool = False
     relative: bool = False
+    about: float = 0.0
     detail: str = ""
 
 
@@ -416,7 +417,7 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
     word = "fails" if distance > contrast.about else "holds" if narrow else "open"
     return _made(
         contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
-        interval99=prediction_interval(values, 0.99), flips_at=distance,
+        interval99=prediction_interval(values, 0.99), flips_at=distance, about=contrast.about,
         detail="" if narrow else f"a prediction interval wider than ± {said} decides nothing",
     )  # fmt: skip
 

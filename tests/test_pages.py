@@ -86,6 +86,20 @@ def test_every_kind_and_word_makes_a_sentence():
             assert f"S1: {word}" in pages.sentence(verdict)
 
 
+@pytest.mark.parametrize(
+    ("about", "distance", "said"),
+    [
+        (0.0, 0.0, "The text's 77.5 % lies inside."),
+        (0.0, 0.055, "The text's 77.5 % lies 5.5 points outside."),
+        (0.025, 0.055, "The text's figure, taken as 75.0 % to 80.0 %, lies 3.0 points outside."),
+        (0.025, 0.006, "The text's figure, taken as 75.0 % to 80.0 %, reaches inside."),
+    ],
+)
+def test_a_figure_is_taken_as_loosely_as_the_text_says_it(about, distance, said):
+    figure = replace(HOLDS, kind="number", threshold=0.775, about=about, flips_at=distance)
+    assert pages.sentence(figure).endswith(said)
+
+
 def test_a_lead_over_the_best_is_a_difference_and_a_bar_a_level():
     refuted = replace(HOLDS, kind="always", word="fails", effect=0.032)
     assert pages.effect(refuted) == "3.2 %"
