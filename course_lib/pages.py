@@ -213,7 +213,7 @@ def card(symptom: str, *studies: str, fix: str, tested: str, not_tested: str) ->
         f'<span class="numbers">{html.escape(_numbers(v))}</span></li>'
         for v in verdicts
     )
-    answer = "\n".join(f"- {sentence(v)}: {texts[v.claim]}" for v in verdicts)
+    answer = "\n".join(f"- {sentence(v)}: {texts[v.claim]}" for v in verdicts) or fix
     answer = f"Training Folklore on Trial: {symptom}\n\n{answer}\n\n{{url}}"
     return HTML(
         f'<div class="trial-card" data-answer="{html.escape(answer, quote=True)}">'
@@ -334,8 +334,10 @@ def _board_row(row: Row, head: tuple) -> str:
     link = (
         f'<a href="{claim["page"]}.html">{claim["id"]}</a>' if _page_exists(claim) else claim["id"]
     )
+    mains = {part["id"] for part in claim.get("parts", []) if part["main"]}
     parts = "".join(
-        f"<br><small>{v.claim} {pill(v.word)} {html.escape(_numbers(v))}</small>"
+        f"<br><small>{v.claim}{' (main)' * (v.claim in mains)} {pill(v.word)} "
+        f"{html.escape(_numbers(v))}</small>"
         for v in (row.verdicts if len(claim.get("parts", [])) > 1 else [])
     )
     single = row.verdicts[0] if row.verdicts and not parts else None
@@ -346,7 +348,7 @@ def _board_row(row: Row, head: tuple) -> str:
         html.escape(interval(single)) if single else "–",
         html.escape(runs_done(single)) if single else _lengths(row),
         _budget(row.runs),
-        "; ".join(f"{v.claim.split(' @ ')[1]}: {pill(v.word)}" for v in row.boundaries) or "–",
+        "; ".join(f"{_condition(v, claim['id'])}: {pill(v.word)}" for v in row.boundaries) or "–",
         _checked(row.runs),
     )
     data = "".join(
@@ -356,6 +358,13 @@ def _board_row(row: Row, head: tuple) -> str:
     return (
         f'<tr id="{claim["id"]}" data-part="{claim["id"][0]}" data-verdict="{row.word}">{data}</tr>'
     )
+
+
+def _condition(verdict: Verdict, row: str) -> str:
+    """Under which condition a claim was judged once more, and which part of it: "b, 20 epochs"."""
+    claim, condition = verdict.claim.split(" @ ", 1)
+    part = claim.removeprefix(row)
+    return html.escape(f"{part}, {condition}" if len(part) == 1 else condition)
 
 
 def _lengths(row: Row) -> str:
@@ -508,7 +517,8 @@ def _room(path: Path) -> list[str]:
 
 def _first_sentence(node: ast.AST) -> str:
     paragraph = ast.get_docstring(node).split("\n\n")[0].replace("\n", " ")
-    return re.split(r"(?<=[.:])\s", paragraph)[0].replace("|", "\\|")
+    sentence = re.split(r"(?<=\.)\s", paragraph)[0].removesuffix(":")
+    return sentence.replace("|", "\\|")
 
 
 # --- the explorer: five sliders over the recorded runs of a net of two layers --------------------

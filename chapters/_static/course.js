@@ -1,4 +1,4 @@
-// What pages of the book do in a browser: filter the verdict board, copy a verdict as an answer,
+// What pages of the book do in a browser: filter board and symptoms, copy a verdict as an answer,
 // keep a number and its unit on one line.
 // Works from file:// too; a page without a board or a card is left as it is.
 "use strict";
@@ -36,7 +36,8 @@ function toggleGroup(rows, attribute, groupName, valueName, onChange) {
   return { group, accepts };
 }
 
-function addBoardFilter(table) {
+// A search box over the rows of a table, with buttons for parts and verdicts where rows have them.
+function addFilter(table, placeholder) {
   const rows = [...table.querySelectorAll("tbody tr")];
   if (rows.length === 0) return;
   const bar = document.createElement("div");
@@ -45,8 +46,8 @@ function addBoardFilter(table) {
 
   const search = document.createElement("input");
   search.type = "search";
-  search.placeholder = "Search the claims";
-  search.setAttribute("aria-label", "Search the claims");
+  search.placeholder = placeholder;
+  search.setAttribute("aria-label", placeholder);
   const count = document.createElement("span");
   count.className = "count";
   count.setAttribute("aria-live", "polite");
@@ -70,8 +71,9 @@ function addBoardFilter(table) {
     if (event.key === "Escape") { search.value = ""; update(); }
   });
 
-  bar.append(search, parts.group, verdicts.group, count);
-  (table.closest(".board-frame") ?? table).before(bar);
+  const groups = [parts.group, verdicts.group].filter((group) => group.children.length > 0);
+  bar.append(search, ...groups, count);
+  (table.closest(".board-frame, .pst-scrollable-table-container") ?? table).before(bar);
   update();
 }
 
@@ -123,7 +125,10 @@ function keepUnitsTogether(article) {
 
 function startCourse() {
   document.querySelectorAll("article.bd-article").forEach(keepUnitsTogether);
-  document.querySelectorAll("table.board").forEach(addBoardFilter);
+  document.querySelectorAll(".tag_symptoms table")
+    .forEach((table) => addFilter(table, "Search the symptoms: NaN, flat, validation …"));
+  document.querySelectorAll("table.board")
+    .forEach((table) => addFilter(table, "Search the claims"));
   document.querySelectorAll(".tag_card [data-answer]").forEach(addCopyButton);
 }
 
