@@ -313,16 +313,7 @@ def _row(claim: dict, found: dict) -> Row:
 def board() -> HTML:
     """The verdict board: 70 rows, filtered in the page by text, part and verdict."""
     rows = board_rows()
-    head = (
-        "Claim",
-        "Verdict",
-        "Effect",
-        "95 % interval",
-        "n",
-        "Budget",
-        "Where it ends",
-        "Checked",
-    )
+    head = "Claim", "Verdict", "Effect", "95 % interval", "n", "Budget", "Where it ends"
     cells = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(_board_row(row, head) for row in rows)
     table = f'<table class="board"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
@@ -349,7 +340,6 @@ def _board_row(row: Row, head: tuple) -> str:
         html.escape(runs_done(single)) if single else _lengths(row),
         _budget(row.runs),
         "; ".join(f"{_condition(v, claim['id'])}: {pill(v.word)}" for v in row.boundaries) or "–",
-        _checked(row.runs),
     )
     data = "".join(
         f'<td data-label="{name}"{" class=none" * (text == "–")}>{text}</td>'
@@ -372,19 +362,14 @@ def _lengths(row: Row) -> str:
 
 
 def _budget(runs: list[dict]) -> str:
+    """How many runs, their time, and with what and when they were made."""
     if not runs:
         return "–"
     seconds = sum(run["seconds"] for run in runs)
-    return (
-        f"{len(runs)} runs, {seconds / 60:.0f} core-min" if seconds >= 60 else f"{len(runs)} runs"
-    )
-
-
-def _checked(runs: list[dict]) -> str:
-    if not runs:
-        return "–"
+    minutes = f", {seconds / 60:.0f} core-min" if seconds >= 60 else ""
     versions = ", ".join(sorted({run["torch"] for run in runs}))
-    return f"torch {versions}, {max(run['date'] for run in runs)}"
+    made = f"torch {versions}, {max(run['date'] for run in runs)}"
+    return f"{len(runs)} runs{minutes}<br><small>{made}</small>"
 
 
 def _page_exists(claim: dict) -> bool:
