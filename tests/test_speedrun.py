@@ -1,5 +1,6 @@
 """The speed-run: every trick does what it says, on a handful of stand-in images."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,33 @@ def test_a_convolution_starts_as_a_copy(images):
     same = speedrun.Conv(3, 5, identity=True)(inputs)
     torch.testing.assert_close(same[:, :3], inputs)
     assert not torch.allclose(speedrun.Conv(3, 5, identity=False)(inputs)[:, :3], inputs)
+
+
+@pytest.mark.parametrize("muon", [True, False])
+@pytest.mark.parametrize("width", [64, 128])
+def test_it_starts_by_guessing_and_its_last_layer_learns(images, width, muon):
+    torch.manual_seed(0)
+    recipe = Recipe(widths=(8, 8, width), muon=muon)
+    model = speedrun.build(recipe, images)
+    targets = torch.arange(40) % 10
+    loss = torch.nn.functional.cross_entropy(model(images), targets)
+    assert abs(loss.item() - math.log(10)) < 0.1
+    before = model[-1].weight.detach().clone()
+    loss.backward()
+    speedrun.optimizers(recipe, model)[0].step()
+    assert (model[-1].weight - before).norm() > 0.3 * before.norm()
+
+
+def test_muon_keeps_its_filters_at_one_size(images):
+    model = speedrun.build(TINY, images)
+    muon = speedrun.optimizers(TINY, model)[1]
+    muon.param_groups[0]["lr"] = 0.0
+    for weight in muon.param_groups[0]["params"]:
+        weight.grad = torch.ones_like(weight)
+        weight.data.mul_(7)
+    muon.step()
+    for weight in muon.param_groups[0]["params"]:
+        assert weight.square().sum(dim=1).mean().item() == pytest.approx(1)
 
 
 def test_every_other_epoch_mirrors_the_other_images(images):
