@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -85,20 +86,25 @@ def contest(name: str, work: Work, seed: int) -> Outcome:
     return getattr(import_module(module), function)(work, seed)
 
 
-def run_row(row: Row) -> dict:
-    """The pairs of a row, in turn; the first pair warms up and is dropped."""
-    single = {"max_workers": 1, "mp_context": get_context("spawn")}
-    pairs = []
+def run_rows(rows: list[Row]) -> list[dict]:
+    """Rows of one peer and one work, in turn: the peer, then each row's own side; again.
+
+    The first round warms up and is dropped.
+    """
+    first, single = rows[0], {"max_workers": 1, "mp_context": get_context("spawn")}
+    rounds = []
     with ProcessPoolExecutor(**single) as peer, ProcessPoolExecutor(**single) as ours:
-        for seed in range(row.repeats + 1):
-            pair = [
-                pool.submit(contest, name, row.work, seed).result()
-                for pool, name in ((peer, row.peer), (ours, row.ours))
-            ]
-            log(f"  {seed}: " + ", ".join(f"{o.seconds:.2f} s, {o.accuracy}" for o in pair))
-            pairs.append([asdict(outcome) for outcome in pair])
-        rates = ours.submit(_rates, row.work.precision).result()
-    return {**asdict(row), "pairs": pairs[1:], "rates": rates, "gflop": _gflop(row)}
+        sides = [(peer, first.peer), *((ours, row.ours) for row in rows)]
+        for seed in range(first.repeats + 1):
+            found = [pool.submit(contest, name, first.work, seed).result() for pool, name in sides]
+            log(f"  {seed}: " + ", ".join(f"{o.seconds:.2f} s, {o.accuracy}" for o in found))
+            rounds.append([asdict(outcome) for outcome in found])
+        rates = ours.submit(_rates, first.work.precision).result()
+    pairs = [[[each[0], each[1 + place]] for each in rounds[1:]] for place in range(len(rows))]
+    return [
+        {**asdict(row), "pairs": own, "rates": rates, "gflop": _gflop(row)}
+        for row, own in zip(rows, pairs, strict=True)
+    ]
 
 
 def _rates(precision: str) -> dict[str, float]:
@@ -144,11 +150,14 @@ def main() -> None:
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": {}}
     with tempfile.TemporaryDirectory() as place:
         os.environ["BENCH_TMP"] = place
-        for name in chosen:
-            log(f"{name}: {known[name].what}")
-            record["rows"][name] = run_row(known[name]) | {"machine": machine()}
+        for _, shared in groupby(chosen, key=lambda name: (known[name].peer, known[name].work)):
+            names = list(shared)
+            log("; ".join(f"{name}: {known[name].what}" for name in names))
+            found = run_rows([known[name] for name in names])
+            for name, row in zip(names, found, strict=True):
+                record["rows"][name] = row | {"machine": machine()}
             RECORD.parent.mkdir(parents=True, exist_ok=True)
-            RECORD.write_text(json.dumps(record, indent=1) + "\n")  # row by row: a stop loses one
+            RECORD.write_text(json.dumps(record, indent=1) + "\n")  # at once: a stop loses little
 
 
 if __name__ == "__main__":
