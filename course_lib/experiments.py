@@ -54,7 +54,8 @@ TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds 
 TUNING_VAL = 5000  # images kept from training, as the design asks
 CANARY_STEPS = 5  # a deep net makes other rounding visible from the sixth on
 CANARY_BATCH = 52  # in all more images than the 256 coordinates that one task makes of them
-REPLICAS = 8  # runs in one program; 16 were slower, their weights no longer fit the cache
+REPLICAS = 8  # runs in one program; more only while their first layers fit the cache, all together
+CACHED_WEIGHTS = 600_000
 SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
@@ -403,7 +404,7 @@ def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
 
 
 def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
-    """Jobs to be done together: on the CPU replicas in groups of `REPLICAS`; every other job alone.
+    """Jobs to be done together: on the CPU replicas, `side_by_side`; every other job alone.
 
     Made from all planned jobs, so that a run has the same company, and so the same rounding,
     whenever the queue is stopped and started.
@@ -414,15 +415,24 @@ def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
         if device == "cpu" and _gains_by_company(job.config):
             company = replicas.shared_part(job.config)
         groups.setdefault((job.phase, job.seed, str(company)), []).append(job)
-    parts = [(group, range(0, len(group), REPLICAS)) for group in groups.values()]
-    return [group[start : start + REPLICAS] for group, starts in parts for start in starts]
+    parts = [(group, side_by_side(group[0].config)) for group in groups.values()]
+    return [group[i : i + size] for group, size in parts for i in range(0, len(group), size)]
+
+
+def side_by_side(config: Arm) -> int:
+    """How many replicas like `config` one program trains: what was measured fastest on CPUs."""
+    return max(REPLICAS, CACHED_WEIGHTS // _first_weights(config))
+
+
+def _first_weights(config: Arm) -> float:
+    """The weights of the first layer, where `config` names its widths; else infinity."""
+    options = config.model_options if isinstance(config, TrainConfig) else {}
+    return math.prod(options.get("widths", (math.inf,))[:2])
 
 
 def _gains_by_company(config: Arm) -> bool:
-    if not isinstance(config, TrainConfig):
-        return False
-    widths = config.model_options.get("widths", (math.inf, 1))
-    return replicas.can_share(config) and widths[0] * widths[1] <= SHARED_WEIGHTS
+    shares = isinstance(config, TrainConfig) and replicas.can_share(config)
+    return shares and _first_weights(config) <= SHARED_WEIGHTS
 
 
 # --- a tip on the bug zoo ---------------------------------------------------------------------

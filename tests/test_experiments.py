@@ -298,7 +298,8 @@ SMALL = TrainConfig(
 )  # fmt: skip
 
 
-def test_small_nets_of_one_seed_are_done_together(base):
+def test_small_nets_of_one_seed_are_done_together(base, monkeypatch):
+    monkeypatch.setattr(experiments, "CACHED_WEIGHTS", 5 * 256 * 12)
     arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 11)}
     study = Study("tiny", arms, seeds=2)
     groups = experiments.bundles(experiments.planned(study, compute(study), base.identity))
@@ -310,6 +311,14 @@ def test_small_nets_of_one_seed_are_done_together(base):
     ours = next(run for run in runs if (run["arm"], run["seed"]) == ("lr 3", 1))
     assert ours["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"], rel=1e-4)
     assert ours["config"] == json.loads(json.dumps(alone["config"]))
+
+
+def test_the_smaller_the_nets_the_more_of_them_side_by_side():
+    width = {
+        hidden: replace(SMALL, model_options={"widths": (3072, hidden, 10)}) for hidden in (8, 300)
+    }
+    assert experiments.side_by_side(width[8]) == 24
+    assert experiments.side_by_side(width[300]) == experiments.side_by_side(TrainConfig()) == 8
 
 
 def test_a_gpu_takes_every_job_alone_and_its_runs_into_a_record_of_its_own(base, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from work import Outcome, Work, accuracy, images, timed
 
 from course_lib import data, replicas, training
-from course_lib.experiments import REPLICAS
+from course_lib.experiments import side_by_side
 from course_lib.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,8 @@ def conv(work: Work, seed: int) -> Outcome:
 def together(work: Work, seed: int) -> Outcome:
     """`work.replicas` nets with learning rates of their own, side by side in one program."""
     configs, dataset = _spread(work), dataset_of(work.num_train)
-    groups = [configs[start : start + REPLICAS] for start in range(0, len(configs), REPLICAS)]
+    size = side_by_side(configs[0])
+    groups = [configs[start : start + size] for start in range(0, len(configs), size)]
 
     def run():
         return [r for group in groups for r in replicas.train_replicas(group, seed, dataset)]
