@@ -501,17 +501,21 @@ def compute(study: Study, executor: Executor, *, device: str = "cpu", say=print)
         groups = bundles(planned(study, record, base.identity), device)
         open_groups = [group for group in groups if any(job in jobs for job in group)]
         futures = {executor.submit(work, group, device): group for group in open_groups}
-        for future in as_completed(futures):
-            group = futures[future]
-            runs = future.result()
-            _check_data(study, runs, base.identity)
-            done = {j.key(base.identity): r for j, r in zip(group, runs, strict=True)}
-            left -= len(done.keys() - record["runs"].keys())
-            record["runs"] = {**record["runs"], **done, **record["runs"]}  # what is there stays
-            records.save(record)
-            time_left = _clock((time.monotonic() - start) / (len(jobs) - left) * left)
-            name = f"{group[0].arm}, seed {group[0].seed}"
-            say(f"{study.name}: {name} done; {left} to go, {time_left} left")
+        try:
+            for future in as_completed(futures):
+                group = futures[future]
+                runs = future.result()
+                _check_data(study, runs, base.identity)
+                done = {j.key(base.identity): r for j, r in zip(group, runs, strict=True)}
+                left -= len(done.keys() - record["runs"].keys())
+                record["runs"] = {**record["runs"], **done, **record["runs"]}  # what is there stays
+                records.save(record)
+                time_left = _clock((time.monotonic() - start) / (len(jobs) - left) * left)
+                name = f"{group[0].arm}, seed {group[0].seed}"
+                say(f"{study.name}: {name} done; {left} to go, {time_left} left")
+        finally:  # after an error nobody would take what the others find
+            for future in futures:
+                future.cancel()
         record["analysis"]["tuned"] = _tuned(study, record, base.identity)
         records.save(record)
     return record

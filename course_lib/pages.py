@@ -387,8 +387,8 @@ def board_summary() -> Markdown:
     by_chance = sum(_risk(v) for v in decided)
     return Markdown(
         f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs. "
-        f"Even with perfect runs, chance alone would turn about {by_chance:.2f} of them; a figure "
-        "that holds has no such bound, since a nearby figure would hold as well."
+        f"Even with perfect runs, chance alone would make about {by_chance:.2f} of these words "
+        "wrong. That does not cover a figure that holds: a figure nearby would hold as well."
     )
 
 

@@ -124,7 +124,7 @@ def save(record: dict) -> Path:
 
 def _write(path: Path, body: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(body, encoding="utf-8")
         os.replace(partial, path)

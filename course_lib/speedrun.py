@@ -39,7 +39,7 @@ class Recipe:
     whiten: bool = True  # the first layer: fixed filters of uncorrelated outputs
     identity: bool = True  # a convolution starts as a copy of its inputs, as far as it can
     muon: bool = True  # for the 3×3 filters; else SGD
-    fast_shifts: bool = True  # batch norm shifts alone, 64 times as fast; else scales, too
+    fast_shifts: bool = True  # batch norm shifts alone, 36 times as fast; else scales, too
     alternate: bool = True  # mirrored in every other epoch; else by chance
     shift: int = 2  # pixels, in training
     cycle: bool = True  # the learning rate rises, then falls to 0; else it stays at half its peak

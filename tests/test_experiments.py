@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -76,6 +77,30 @@ def test_a_killed_recompute_goes_on_to_the_same_record(base, tmp_path, monkeypat
         compute(study, Dying())
     assert len(records.load("tiny")["runs"]) <= 2
     assert numbers(json.loads(compute_and_read(study))) == whole
+
+
+def test_each_result_is_saved_before_the_next_is_awaited(base):
+    saved = []
+
+    def say(line):
+        saved.append(len(records.load("tiny")["runs"]))
+
+    experiments.compute(Study("tiny", ARMS, CLAIMS, seeds=2), InProcess(), say=say)
+    assert saved == [0, 1, 2, 3, 4]
+
+
+def test_after_an_error_the_rest_of_the_queue_is_not_computed(base, monkeypatch):
+    study, begun = Study("tiny", ARMS, CLAIMS, seeds=10), []
+
+    def work(jobs, device):
+        begun.append(jobs)
+        time.sleep(0.2 * (len(begun) > 1))  # time enough to take the rest back
+        raise OSError("no space left")
+
+    monkeypatch.setattr(experiments, "work", work)
+    with pytest.raises(OSError, match="no space"), ThreadPoolExecutor(1) as executor:
+        compute(study, executor)
+    assert len(begun) <= 3
 
 
 def compute_and_read(study: Study) -> str:

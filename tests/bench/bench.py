@@ -99,7 +99,7 @@ def run_rows(rows: list[Row]) -> list[dict]:
             found = [pool.submit(contest, name, first.work, seed).result() for pool, name in sides]
             log(f"  {seed}: " + ", ".join(f"{o.seconds:.2f} s, {o.accuracy}" for o in found))
             rounds.append([asdict(outcome) for outcome in found])
-        rates = ours.submit(_rates, first.work.precision).result()
+        rates = ours.submit(_rates, first.work).result()
     pairs = [[[each[0], each[1 + place]] for each in rounds[1:]] for place in range(len(rows))]
     return [
         {**asdict(row), "pairs": own, "rates": rates, "gflop": _gflop(row)}
@@ -107,8 +107,8 @@ def run_rows(rows: list[Row]) -> list[dict]:
     ]
 
 
-def _rates(precision: str) -> dict[str, float]:
-    return import_module("ours").rates(precision)
+def _rates(work: Work) -> dict[str, float]:
+    return import_module("ours").rates(work)
 
 
 def _gflop(row: Row) -> float | None:

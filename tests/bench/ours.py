@@ -102,18 +102,32 @@ def quick_precision() -> str:
     return training.precision_on(torch.device("cpu"), "auto")
 
 
-def rates(precision: str) -> dict[str, float]:
-    """What this machine can do, best of seven: multiply-adds of the net's shape, and copies."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    left, right = torch.rand(250, 3072).to(dtype), torch.rand(3072, 300).to(dtype)
+def rates(work: Work) -> dict[str, float]:
+    """What this machine can do, best of seven: the products of the first layer at the shape that
+    they have in `work`, copies, and batches of images read and converted."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[work.precision]
+    width = work.hidden * min(work.replicas, side_by_side(config_of(work)))
+    inputs = torch.rand(work.batch_size, 3072).to(dtype)
+    weight, errors = (torch.rand(width, n).to(dtype) for n in (3072, work.batch_size))
     large, target = torch.rand(2**25), torch.empty(2**25)
+    prepare = training.make_prepare(config_of(work), dataset_of(work.num_train), torch.float32)
+
+    def products():
+        return weight @ inputs.T, errors @ inputs  # forward, and the gradient by the weights
+
+    def read():
+        order = torch.Generator().manual_seed(0)
+        part = dataset_of(work.num_train).train
+        for batch, _ in data.batches(part, work.batch_size, generator=order):
+            prepare(batch)
 
     def best(run, count):
         return min(timed(lambda: [run() for _ in range(count)])[1] / count for _ in range(7))
 
     return {
-        "GFLOP per second": 2 * 250 * 3072 * 300 / best(lambda: left @ right, 50) / 1e9,
+        "GFLOP per second": 4 * work.batch_size * 3072 * width / best(products, 50) / 1e9,
         "GB per second": 2 * 4 * 2**25 / best(lambda: target.copy_(large), 4) / 1e9,
+        "images per second": work.num_train / best(read, 1),
     }
 
 
