@@ -156,7 +156,7 @@ def test_the_summary_counts_what_rests_on_runs(results):
     assert text.startswith(
         "70 claims: 1 *holds*, 69 *not yet*. 1 decided claims or parts rest on runs"
     )
-    assert "turn about 0.00 of them" in text
+    assert "make about 0.00 of these words wrong" in text
 
 
 def test_an_open_verdict_says_why():
