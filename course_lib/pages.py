@@ -383,13 +383,19 @@ def board_summary() -> Markdown:
         word: sum(row.word == word for row in rows) for word in dict.fromkeys(r.word for r in rows)
     }
     counts = ", ".join(f"{count} *{word}*" for word, count in tally.items())
-    decided = [v for r in rows for v in r.verdicts if v.word in ("holds", "fails") and v.needed]
-    by_chance = sum(_risk(v) for v in decided)
+    decided = [v for row in rows for v in row.verdicts if _rests_on_runs(v)]
+    elsewhere = [v for row in rows for v in row.boundaries if _rests_on_runs(v)]
     return Markdown(
-        f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs. "
-        f"Even with perfect runs, chance alone would make about {by_chance:.2f} of these words "
-        "wrong. That does not cover a figure that holds: a figure nearby would hold as well."
+        f"{len(rows)} claims: {counts}. {len(decided)} decided claims or parts rest on runs. Even "
+        f"with perfect runs, chance alone would make about {sum(map(_risk, decided)):.1f} of these "
+        f"words wrong, and about {sum(map(_risk, elsewhere)):.1f} of the {len(elsewhere)} under "
+        "*Where it ends*. That does not cover a figure that holds: a figure nearby would hold as "
+        "well; nor the luck in choosing learning rates."
     )
+
+
+def _rests_on_runs(verdict: Verdict) -> bool:
+    return verdict.word in ("holds", "fails") and bool(verdict.needed)
 
 
 def _risk(verdict: Verdict) -> float:

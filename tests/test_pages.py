@@ -156,7 +156,12 @@ def test_the_summary_counts_what_rests_on_runs(results):
     assert text.startswith(
         "70 claims: 1 *holds*, 69 *not yet*. 1 decided claims or parts rest on runs"
     )
-    assert "make about 0.00 of these words wrong" in text
+    assert "make about 0.0 of these words wrong, and about 0.0 of the 0 under" in text
+
+
+def test_the_summary_counts_boundaries_apart(results):
+    records.save(make_record("made_up", accuracy=0.5, claim="S1 @ batch 50"))
+    assert "and about 0.0 of the 1 under *Where it ends*" in pages.board_summary().data
 
 
 def test_an_open_verdict_says_why():
