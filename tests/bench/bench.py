@@ -73,7 +73,7 @@ def rows() -> dict[str, Row]:
         found[f"replicas_{hidden}"] = Row(what, "ours.one_by_one", "ours.together", work, target)
     for name in (f"{peer}{tuned}" for peer in FRAMEWORKS for tuned in ("", "_tuned")):
         what = f"{FRAMEWORKS[name.split('_')[0]]}, 30 hidden units{', tuned' * ('_' in name)}"
-        found[name] = Row(what, f"peers.{name}", "ours.train", NARROW, 2.0)
+        found[name] = Row(what, f"peers.{name}", "ours.train", NARROW, 2.0, repeats=15)
     book = partial(Row, peer=SERIAL, work=Work())
     found["book_cold"] = book("the book, cold", ours="ours.make_book", target=1.6)
     again = book("the book, nothing changed", ours="ours.make_book_again", target=30)
