@@ -45,12 +45,16 @@ class Recipe:
     cycle: bool = True  # the learning rate rises, then falls to 0; else it stays at half its peak
     smoothing: float = 0.2  # of labels
     views: bool = True  # at the end: mean over an image, shifted, and their mirror images
-    task: ClassVar[str] = "images"
+    task: str = "images"  # a name of `tasks` that gives images 32×32 uint8
     num_test: ClassVar[None] = None
 
     def plain(self) -> dict:
-        """As JSON-ready data; all fields, since a default may be tuned one day."""
-        return {"speedrun": asdict(self)}
+        """As JSON-ready data; all fields, since a default may be tuned one day, but the usual task:
+        records older than this field keep their plan."""
+        plain = asdict(self)
+        if self.task == Recipe.task:
+            del plain["task"]
+        return {"speedrun": plain}
 
 
 class Conv(nn.Module):

@@ -24,6 +24,7 @@ class Work:
     augment: bool = False
     replicas: int = 1
     precision: str = "fp32"  # ours; peers train in float32
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
