@@ -28,6 +28,7 @@ from course_lib import (
     checks,
     data,
     measures,
+    models,
     records,
     replicas,
     speedrun,
@@ -50,13 +51,13 @@ from course_lib.zoo import Case
 
 Arm = TrainConfig | Case | Recipe
 CHECKPOINTS = Path(__file__).parents[1] / "_build" / "checkpoints"
-TUNING_SEEDS = 2000  # tuning runs use seeds from here on, so that judged seeds stay fresh
+TUNING_SEEDS = range(2000, 2003)  # of tuning runs, so that judged seeds stay fresh
 TUNING_VAL = 5000  # images kept from training, as the design asks
 CANARY_STEPS = 5  # a deep net makes other rounding visible from the sixth on
 CANARY_BATCH = 52  # in all more images than the 256 coordinates that one task makes of them
-REPLICAS = 8  # runs in one program; more only while their first layers fit the cache, all together
-CACHED_WEIGHTS = 600_000
-SHARED_WEIGHTS = 100_000  # a first layer with more of them gains nothing from company
+REPLICAS = 8  # runs in one program; more only while their first layers fit, all together, into
+WEIGHTS_TOGETHER = {"cpu": 600_000, "cuda": 10**9}  # the cache, and 16 GB with all that goes along
+SHARED_WEIGHTS = 100_000  # on a CPU, a first layer with more of them gains nothing from company
 MAX_CANARIES = 2  # arms of a study, evenly spread, that a record keeps a canary for
 
 
@@ -76,6 +77,7 @@ def run(config: Arm, seed: int, *, device: str = "cpu", test: bool = True) -> di
     if isinstance(config, Recipe):
         return _run_recipe(config, seed, device)
     start = time.monotonic()
+    measures.check(config)  # before it trains for hours
     dataset = load_task(config)
     key = run_key(config.plain(), seed, tasks.default_base().identity)
     kind = torch.device(device).type
@@ -111,13 +113,17 @@ def _run_recipe(recipe: Recipe, seed: int, device: str) -> dict:
     return made | {"seconds": time.monotonic() - start}
 
 
-def run_together(configs: list[TrainConfig], seed: int, *, test: bool = True) -> list[dict]:
-    """As `run`, for replicas in one program on the CPU; each counts an equal part of the time."""
+def run_together(
+    configs: list[TrainConfig], seed: int, *, device: str = "cpu", test: bool = True
+) -> list[dict]:
+    """As `run`, for replicas in one program; each counts an equal part of the time."""
     start = time.monotonic()
-    dataset = load_task(configs[0])
-    results = replicas.train_replicas(configs, seed, dataset)
+    dataset = load_task(configs[0]).to(torch.device(device))
+    results = replicas.train_replicas(configs, seed, dataset, device=device)
     pairs = zip(configs, results, strict=True)
-    kept = [_kept(config, seed, result, dataset, test=test) for config, result in pairs]
+    kept = [
+        _kept(config, seed, result, dataset, device=device, test=test) for config, result in pairs
+    ]
     share = (time.monotonic() - start) / len(configs)
     return [run | {"replicas": len(configs), "seconds": share} for run in kept]
 
@@ -229,9 +235,9 @@ class Study:
 
     `arms`: name -> TrainConfig, a case of the zoo, or a recipe of the speed-run. `claims`: claim id
     -> Contrast; an id may carry a setting, as in "S2 @ batch 50", which the board shows as a
-    boundary. `tune`: field -> values tried for every arm on validation images, with `tuning_seeds`
-    seeds; the arms in `as_is` stay as they are. `seeds`: judged runs per arm. `live`: field ->
-    value that makes the arms small enough for a page.
+    boundary. `tune`: field -> values tried for every arm on validation images, with `TUNING_SEEDS`;
+    the arms in `as_is` stay as they are. `seeds`: judged runs per arm. `live`: field -> value that
+    makes the arms small enough for a page.
     """
 
     name: str
@@ -239,7 +245,6 @@ class Study:
     claims: Mapping[str, Contrast] = field(default_factory=dict)
     seeds: int = 10
     tune: Mapping[str, tuple] = field(default_factory=dict)
-    tuning_seeds: int = 3
     live: Mapping = field(default_factory=dict)
     as_is: tuple[str, ...] = ()
 
@@ -319,7 +324,6 @@ class Study:
 class Job:
     """One run that a record lacks."""
 
-    study: str
     arm: str
     config: Arm
     seed: int
@@ -344,8 +348,7 @@ def tuning_grid(study: Study) -> list[dict]:
 
 def _tuning_runs(study: Study, arm: str, values: Mapping) -> list[Job]:
     config = replace(study.arms[arm], num_val=TUNING_VAL, **values)
-    seeds = range(TUNING_SEEDS, TUNING_SEEDS + study.tuning_seeds)
-    return [Job(study.name, arm, config, seed, "tune") for seed in seeds]
+    return [Job(arm, config, seed, "tune") for seed in TUNING_SEEDS]
 
 
 def tune(study: Study, record: Mapping, identity: str) -> dict[str, TrainConfig] | None:
@@ -384,8 +387,8 @@ def _tuned(study: Study, record: Mapping, identity: str) -> dict[str, dict]:
 
 
 def planned(study: Study, record: Mapping, identity: str) -> list[Job]:
-    """All runs of the study; judged runs appear once tuning is complete, seed by seed: a study that
-    is stopped has as many runs of each arm."""
+    """All runs of the study, each once, also where tuning made one of two arms; judged runs appear
+    once tuning is complete, seed by seed: a study that is stopped has as many runs of each arm."""
     jobs = []
     if study.tune:
         tuned = (arm for arm in study.arms if arm not in study.as_is)
@@ -393,8 +396,11 @@ def planned(study: Study, record: Mapping, identity: str) -> list[Job]:
             jobs += _tuning_runs(study, arm, values)
     arms = tune(study, record, identity) or {}
     for seed, (arm, config) in itertools.product(range(study.seeds), arms.items()):
-        jobs.append(Job(study.name, arm, config, seed, "judge"))
-    return jobs
+        jobs.append(Job(arm, config, seed, "judge"))
+    found: dict[str, Job] = {}
+    for job in jobs:
+        found.setdefault(job.key(identity), job)
+    return list(found.values())
 
 
 def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
@@ -404,35 +410,35 @@ def pending(study: Study, record: Mapping, identity: str) -> list[Job]:
 
 
 def bundles(jobs: list[Job], device: str = "cpu") -> list[list[Job]]:
-    """Jobs to be done together: on the CPU replicas, `side_by_side`; every other job alone.
+    """Jobs to be done together: replicas, `side_by_side`; every other job alone.
 
     Made from all planned jobs, so that a run has the same company, and so the same rounding,
     whenever the queue is stopped and started.
     """
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
-        company = job.config
-        if device == "cpu" and _gains_by_company(job.config):
-            company = replicas.shared_part(job.config)
-        groups.setdefault((job.phase, job.seed, str(company)), []).append(job)
-    parts = [(group, side_by_side(group[0].config)) for group in groups.values()]
+        company, size = job.config, 1
+        if _gains_by_company(job.config, device):
+            company, size = replicas.shared_part(job.config), side_by_side(job.config, device)
+        groups.setdefault((job.phase, job.seed, str(company), size), []).append(job)
+    parts = [(group, size) for (*_, size), group in groups.items()]
     return [group[i : i + size] for group, size in parts for i in range(0, len(group), size)]
 
 
-def side_by_side(config: Arm) -> int:
-    """How many replicas like `config` one program trains: what was measured fastest on CPUs."""
-    return max(REPLICAS, CACHED_WEIGHTS // _first_weights(config))
+def side_by_side(config: Arm, device: str = "cpu") -> int:
+    """How many replicas like `config` one program trains: what was measured fastest on CPUs; on a
+    GPU, untried, so many that they fill it and leave room for another program."""
+    return max(REPLICAS, WEIGHTS_TOGETHER[device] // _first_weights(config))
 
 
-def _first_weights(config: Arm) -> float:
-    """The weights of the first layer, where `config` names its widths; else infinity."""
-    options = config.model_options if isinstance(config, TrainConfig) else {}
-    return math.prod(options.get("widths", (math.inf,))[:2])
+def _first_weights(config: TrainConfig) -> int:
+    """The weights of the first layer of a net that can be a replica."""
+    return math.prod(config.model_options.get("widths", models.SCALING_WIDTHS)[:2])
 
 
-def _gains_by_company(config: Arm) -> bool:
+def _gains_by_company(config: Arm, device: str) -> bool:
     shares = isinstance(config, TrainConfig) and replicas.can_share(config)
-    return shares and _first_weights(config) <= SHARED_WEIGHTS
+    return shares and (device != "cpu" or _first_weights(config) <= SHARED_WEIGHTS)
 
 
 # --- a tip on the bug zoo ---------------------------------------------------------------------
@@ -482,7 +488,8 @@ def work(jobs: list[Job], device: str = "cpu") -> list[dict]:
     if len(jobs) == 1:
         runs = [run(first.config, first.seed, device=device, test=test)]
     else:
-        runs = run_together([job.config for job in jobs], first.seed, test=test)
+        configs = [job.config for job in jobs]
+        runs = run_together(configs, first.seed, device=device, test=test)
     return [{"arm": j.arm, "phase": j.phase, **r} for j, r in zip(jobs, runs, strict=True)]
 
 
@@ -541,8 +548,10 @@ def _open_record(study: Study, base: data.Dataset, device: str = "cpu") -> dict:
             f"record {name!r} was made on {other['name']} ({other['identity']}), here lies "
             f"{base.name} ({base.identity}); move the record away to start one of your own"
         )
-    record["analysis"] = {**study.plan(), "tuned": _tuned(study, record, base.identity)}
-    made_with = record["canaries"] if record["runs"] else {}
+    plan, former = study.plan(), record["analysis"].get("arms", {}) if record["runs"] else {}
+    same = [arm for arm in plan["arms"] if former.get(arm) == plan["arms"][arm]]
+    made_with = {arm: losses for arm, losses in record["canaries"].items() if arm in same}
+    record["analysis"] = {**plan, "tuned": _tuned(study, record, base.identity)}
     record["canaries"] = canaries(study) | made_with
     records.save(record)
     return record
@@ -663,6 +672,8 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in known:
             parser.error(f"study is {name!r}; known studies: {', '.join(known)}")
     chosen = [known[name] for name in options.studies or known]
+    if options.device != "cpu":  # the zoo's nets are small: they stay on the CPU
+        chosen = [study for study in chosen if not _is_of_the_zoo(study)]
     if options.list:
         _list_pending(chosen)
         return
@@ -678,6 +689,10 @@ def main(arguments: list[str] | None = None) -> None:
     ) as pool:  # fmt: skip
         for study in chosen:
             compute(study, pool, device=options.device)
+
+
+def _is_of_the_zoo(study: Study) -> bool:
+    return any(isinstance(config, Case) for config in study.arms.values())
 
 
 def _list_pending(studies: list[Study]) -> None:

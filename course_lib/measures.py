@@ -6,7 +6,6 @@
 import hashlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -160,8 +159,7 @@ def logits_digest(model, split: data.Split, prepare) -> int:
 
 def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: bool) -> dict:
     """What is measured once training is over, in eval mode, on whole splits."""
-    dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    prepare = training.make_prepare(config, dataset, dtype)
+    prepare = training.make_prepare(config, dataset)
     model, loss_fn = result.model.eval(), training.LOSSES[config.loss]
     splits = {"train": dataset.train, "val": dataset.val} | ({"test": dataset.test} if test else {})
     metrics = {}
@@ -187,24 +185,24 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
         if name in HISTORY_MEASURES:
             metrics |= HISTORY_MEASURES[name](result.history, metrics)
             continue
-        found = measure(name)(config, model, dataset)
+        found = MEASURES[name](config, model, dataset)
         metrics |= found if isinstance(found, dict) else {name: found}
     return metrics | {"diverged_step": result.diverged_step}
 
 
-def measure(name: str) -> Callable:
-    """The function behind a name in `TrainConfig.measures`; ValueError for an unknown one."""
-    if name not in MEASURES:
-        known = ", ".join((*MEASURES, *HISTORY_MEASURES))
-        raise ValueError(f"measures holds {name!r}; known: {known}")
-    return MEASURES[name]
+def check(config: TrainConfig) -> None:
+    """Raise ValueError if `config.measures` holds an unknown name."""
+    known = (*MEASURES, *HISTORY_MEASURES)
+    for name in config.measures:
+        if name not in known:
+            raise ValueError(f"measures holds {name!r}; known: {', '.join(known)}")
 
 
 def _test_accuracy_prepared_as(**changes) -> Callable:
     """Test accuracy when test inputs are prepared otherwise than training inputs were."""
 
     def value(config: TrainConfig, model, dataset: data.Dataset) -> float:
-        prepare = training.make_prepare(replace(config, **changes), dataset, torch.float32)
+        prepare = training.make_prepare(replace(config, **changes), dataset)
         return training.evaluate(model, dataset.test, prepare).accuracy
 
     return value
@@ -212,7 +210,7 @@ def _test_accuracy_prepared_as(**changes) -> Callable:
 
 def _test_accuracy_own_statistics(config: TrainConfig, model, dataset: data.Dataset) -> float:
     swapped = replace(dataset, train=dataset.test)
-    prepare = training.make_prepare(config, swapped, torch.float32)
+    prepare = training.make_prepare(config, swapped)
     return training.evaluate(model, dataset.test, prepare).accuracy
 
 
@@ -226,7 +224,7 @@ def _test_loss_clipped(config: TrainConfig, model, dataset: data.Dataset) -> flo
     def clipped(outputs: torch.Tensor, targets: torch.Tensor, **options) -> torch.Tensor:
         return loss_fn(outputs.clamp(low, high), targets, **options)
 
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
     return training.evaluate(model, dataset.test, prepare, loss_fn=clipped).loss
 
 
@@ -235,7 +233,7 @@ def _test_errors(config: TrainConfig, model, dataset: data.Dataset) -> dict[str,
     and the mean itself (what it is too high by)."""
     if not dataset.test.targets.is_floating_point():
         raise ValueError("measures holds 'test_errors'; it needs a task with float targets")
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
 
     def mean(error: Callable) -> float:
         return training.evaluate(model, dataset.test, prepare, loss_fn=error).loss
@@ -251,22 +249,24 @@ def _speed_over_relu(config: TrainConfig, model, dataset: data.Dataset) -> float
     """Training steps per second of processor time, in units of those of the same net with ReLU.
 
     1 is as fast. Processor time stands still while another program has the core; the steps of both
-    nets alternate, so that a shared cache slows both; the fastest of each counts. CPU only.
+    nets alternate, so that a shared cache slows both; the fastest of each counts. On a GPU, whose
+    work a processor's time does not show, by the clock.
     """
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    device = dataset.train.inputs.device
+    prepare = training.make_prepare(config, dataset)
     batch = training.first_examples(dataset.train, config.batch_size)
     inputs, loss_fn = prepare(batch.inputs), training.LOSSES[config.loss]
     options = (config.model_options, {**config.model_options, "activation": "relu"})
-    nets = [_net_to_time(replace(config, model_options=chosen)) for chosen in options]
+    nets = [_net_to_time(replace(config, model_options=chosen), device) for chosen in options]
     seconds: list[list[float]] = [[], []]
     for _ in range(TIMED_STEPS):
         for (net, optimizer), found in zip(nets, seconds, strict=True):
-            start = time.process_time()
+            start = training.clock(device)
             loss = loss_fn(net(inputs), batch.targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            found.append(time.process_time() - start)
+            found.append(training.clock(device) - start)
     return min(seconds[1]) / min(seconds[0])
 
 
@@ -274,11 +274,10 @@ def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -
     """speed: examples trained on per second, in units of those with batches of `USUAL_BATCH`; with
     it epoch_time, which is its inverse, and steps_per_epoch.
 
-    Measured as `_speed_over_relu` measures, by turns and in processor time; on a GPU, whose work a
-    processor's time does not show, by the clock.
+    Measured as `_speed_over_relu` measures, by turns.
     """
-    device = next(model.parameters()).device
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    device = dataset.train.inputs.device
+    prepare = training.make_prepare(config, dataset)
     split = training.first_examples(dataset.train, TIMED_EXAMPLES)
     inputs, targets = prepare(split.inputs), split.targets
     loss_fn = training.LOSSES[config.loss]
@@ -298,10 +297,11 @@ def _speed_over_usual_batch(config: TrainConfig, model, dataset: data.Dataset) -
     return {"speed": speed, "epoch_time": 1 / speed, "steps_per_epoch": steps}
 
 
-def _net_to_time(config: TrainConfig, device: torch.device | str = "cpu"):
+def _net_to_time(config: TrainConfig, device: torch.device):
     """A new net of `config` and its optimiser, in the memory layout that training uses."""
     generator = torch.Generator().manual_seed(0)
-    net = models.build(config.model, generator=generator, **config.model_options).to(device)
+    net = models.build(config.model, generator=generator, **config.model_options)
+    net.to(device, training.dtype_of(config))
     if any(isinstance(module, torch.nn.Conv2d) for module in net.modules()):
         net.to(memory_format=torch.channels_last)
     return net, training.make_optimizer(config, net)
@@ -326,7 +326,7 @@ def _on_moved_images(name: str) -> Callable:
 
     def values(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
         split = training.first_examples(dataset.test, MOVED_INPUTS)
-        inputs = training.make_prepare(config, dataset, torch.float32)(split.inputs)
+        inputs = training.make_prepare(config, dataset)(split.inputs)
         still = diagnostics.predicted_classes(model, inputs)
         found: dict[str, list[float]] = {f"{name}_accuracy": [], f"{name}_same_share": []}
         for amount, ways in WAYS_TO_MOVE[name].items():
@@ -344,7 +344,7 @@ def _on_moved_images(name: str) -> Callable:
 
 def _accuracy_by_fifth(config: TrainConfig, model, dataset: data.Dataset) -> dict[str, float]:
     """Accuracy on each fifth of the training split in its stored order: lowest and median."""
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
     parts = torch.arange(len(dataset.train)).tensor_split(5)
     splits = [data.Split(dataset.train.inputs[p], dataset.train.targets[p]) for p in parts]
     found = sorted(training.evaluate(model, split, prepare).accuracy for split in splits)

@@ -14,13 +14,15 @@ batch normalisation with epsilon 1e-3 and momentum 0.99, which PyTorch writes as
 import inspect
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise, permutations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from course_lib.data import known
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -99,9 +101,12 @@ class Residual(nn.Module):
         return self.activation(self.body(inputs) + self.shortcut(inputs))
 
 
+SCALING_WIDTHS = (3072, 300, 10)  # of the scaling puzzle's net
+
+
 def mlp(
     *,
-    widths: Sequence[int] = (3072, 300, 10),
+    widths: Sequence[int] = SCALING_WIDTHS,
     bias: bool = True,
     activation: str = "relu",
     output: str = "none",
@@ -120,14 +125,14 @@ def mlp(
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths is {widths!r}; give at least two positive numbers of units")
-    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    make_activation = ACTIVATIONS[known("activation", activation, ACTIVATIONS)]
     layers = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths[:-1]):
         layers.append(nn.Linear(fan_in, fan_out, bias=bias))
         layers += [nn.BatchNorm1d(fan_out)] * batch_norm + [make_activation()]
         layers += [nn.Dropout(dropout)] * (dropout > 0)
     layers.append(nn.Linear(*widths[-2:], bias=bias))
-    make_output = OUTPUTS[_known("output", output, OUTPUTS)]
+    make_output = OUTPUTS[known("output", output, OUTPUTS)]
     return _finish([*layers, make_output()] if make_output else layers, init, init_std)
 
 
@@ -169,10 +174,10 @@ def small_cnn(
         raise ValueError(f"halve_before is {halve_before!r}; name places from 0 to {last}")
     if min(height, width) < (side := 2 ** len(places)):
         raise ValueError(f"image_shape is {image_shape!r}; {len(places)} pools need sides ≥ {side}")
-    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    make_activation = ACTIVATIONS[known("activation", activation, ACTIVATIONS)]
     if convs < 1:
         raise ValueError(f"convs is {convs!r}; give at least 1 for each width")
-    halve, early = REDUCTIONS[_known("reduce", reduce, REDUCTIONS)], halve_before is not None
+    halve, early = REDUCTIONS[known("reduce", reduce, REDUCTIONS)], halve_before is not None
     make_conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=bias, padding_mode=padding_mode)
     layers = []
     for place, filters in enumerate(widths):
@@ -187,7 +192,7 @@ def small_cnn(
         layers += [] if early else pools
         if place in places:
             height, width = height // 2, width // 2
-    if _known("head", head, ("flatten", "mean")) == "mean":
+    if known("head", head, ("flatten", "mean")) == "mean":
         layers, height, width = [*layers, nn.AdaptiveAvgPool2d(1)], 1, 1
     layers += [nn.Flatten(), *[nn.Dropout(dropout)] * (dropout > 0)]
     return _finish([*layers, nn.Linear(channels * height * width, 10, bias=bias)], init)
@@ -220,7 +225,7 @@ def deep_cnn(
         layers += [nn.BatchNorm2d(filters)] * batch_norm + [nn.ReLU()]
         channels = filters
     left = filters * math.ceil(height / 2) * math.ceil(width / 2)
-    if _known("head", head, ("flatten", "mean")) == "mean":
+    if known("head", head, ("flatten", "mean")) == "mean":
         layers, left = [*layers, nn.AdaptiveAvgPool2d(1)], filters
     return _finish([*layers, nn.Flatten(), nn.Linear(left, outputs)], init, init_std)
 
@@ -244,11 +249,11 @@ def small_resnet(
     Give `widths` that 8 divides: on a CPU, the backward pass of torch 2.13 corrupts memory in a
     strided 1×1 convolution of channels-last images with 4, 5 or 6 channels.
     """
-    strides = (1, 2 if _known("reduce", reduce, REDUCTIONS) == "stride" else 1)
+    strides = (1, 2 if known("reduce", reduce, REDUCTIONS) == "stride" else 1)
     if blocks < 1:
         raise ValueError(f"blocks is {blocks!r}; give at least 1 for each width")
-    make_activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
-    make_output = OUTPUTS[_known("output", output, OUTPUTS)]
+    make_activation = ACTIVATIONS[known("activation", activation, ACTIVATIONS)]
+    make_output = OUTPUTS[known("output", output, OUTPUTS)]
     stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
     layers = [stem, nn.BatchNorm2d(widths[0]), make_activation()]
     for channels, filters in pairwise((widths[0], *widths)):
@@ -283,8 +288,8 @@ def stuck_cnn(
     same function, since dropout and ReLU commute. `norm_momentum` is the weight of a new batch in
     the moving averages.
     """
-    _known("axis", axis, ("none", "width", "channels"))
-    _known("order", order, ORDERS)
+    known("axis", axis, ("none", "width", "channels"))
+    known("order", order, ORDERS)
     keras = KERAS_NORM | {"momentum": norm_momentum}
     channels, height, width = image_shape
     layers = []
@@ -331,7 +336,7 @@ def all_conv(
     are the filters of the two pairs, `units` those of the dense layer, in front of which the one
     norm stands, unless `batch_norm` is False.
     """
-    lost = {"valid": 2, "same": 0}[_known("padding", padding, ("valid", "same"))]
+    lost = {"valid": 2, "same": 0}[known("padding", padding, ("valid", "same"))]
     (channels, *sides), layers = image_shape, []
     for filters, rate in zip(widths, (0.2, 0.5), strict=True):
         layers += [*_conv(channels, filters, 3, padding), nn.ReLU()]
@@ -382,7 +387,7 @@ def thin_cnn(
     """
     channels, height, width = image_shape
     first, second, third, fourth = widths
-    make_last = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    make_last = ACTIVATIONS[known("activation", activation, ACTIVATIONS)]
     quarter = partial(_dropout, 0.25, dropout_scale)
     layers = [*_conv(channels, first, 4, "same"), nn.MaxPool2d(2), nn.ReLU(), quarter()]
     layers += [*_conv(first, second, 2, "same"), nn.ReLU(), quarter()]
@@ -416,21 +421,15 @@ def build(name: str, *, generator: torch.Generator | None = None, **options) -> 
     With `generator`, a seed is drawn from that instead and the global one is left as it was.
     Raises ValueError for an unknown name, option or value.
     """
-    constructor = MODELS[_known("name", name, MODELS)][0]
+    constructor = MODELS[known("name", name, MODELS)][0]
     for option in options:
-        _known(f"option of {name}", option, inspect.signature(constructor).parameters)
+        known(f"option of {name}", option, inspect.signature(constructor).parameters)
     if generator is None:
         return constructor(**options)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return constructor(**options)
-
-
-def _known(what: str, value: str, known: Collection[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{what} is {value!r}; known: {', '.join(known) or 'none'}")
-    return value
 
 
 def _conv(channels, filters, kernel, padding="valid", *, stride=1, bias=True) -> list[nn.Module]:
@@ -460,7 +459,7 @@ def _finish(layers, init="glorot_uniform", init_std=None) -> nn.Sequential:
         counts[kind] += 1
         named[f"{kind}{counts[kind]}"] = layer
     model = nn.Sequential(named)
-    rule, _, shape = _known("init", init, INITIALISERS).partition("_")
+    rule, _, shape = known("init", init, INITIALISERS).partition("_")
     layers = weight_layers(model)
     for layer, std in zip(layers, _per_layer("init_std", init_std, layers), strict=True):
         if rule == "torch" and std is None:

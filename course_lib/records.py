@@ -184,12 +184,16 @@ def _data_of(run: Mapping) -> str:
     return f"{run['data']['name']} ({run['data']['identity']})"
 
 
+def _plain(config: Mapping) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
 class Runs:
     """The judged runs of a record, by arm, in order of seed.
 
     A run counts, once a seed, if its configuration is its arm's present one (the tuned one, if the
-    study tunes) and its seed is one of the study's. Runs of a former page stay in the file but say
-    nothing.
+    study tunes) and its seed is one of the study's: arms that tuning made one share their runs.
+    Runs of a former page stay in the file but say nothing.
     """
 
     def __init__(self, record: Mapping):
@@ -198,10 +202,13 @@ class Runs:
         self.configs = {**analysis["arms"], **tuned}
         settled = tuned if analysis.get("tune") else self.configs
         self._runs: dict[str, dict[int, dict]] = {arm: {} for arm in self.configs}
+        arms: dict[str, list[str]] = {}
+        for arm in settled:
+            arms.setdefault(_plain(self.configs[arm]), []).append(arm)
         for run in sorted(record["runs"].values(), key=lambda run: run["seed"]):
-            arm, fresh = run["arm"], run["phase"] == "judge" and run["seed"] < analysis["seeds"]
-            if fresh and arm in settled and self.configs.get(arm) == run["config"]:
-                self._runs[arm].setdefault(run["seed"], run)
+            if run["phase"] == "judge" and run["seed"] < analysis["seeds"]:
+                for arm in arms.get(_plain(run["config"]), ()):
+                    self._runs[arm].setdefault(run["seed"], run)
 
     def of(self, arm: str) -> list[dict]:
         """The runs of `arm`; raises ValueError for an arm that the record does not have."""

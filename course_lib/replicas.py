@@ -2,17 +2,19 @@
 
 Runs that differ only in numbers (learning rate, scales, weight decay) see the same examples in the
 same order. So each batch is read and converted once, and their first layers are one wide matrix
-product. Each replica ends where it would end alone, up to the rounding of float32.
+product. Each replica ends where it would end alone, up to the rounding of float32. On a GPU the
+step of all of them is one recording, see `graphs`.
 """
 
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from course_lib import data, models, training
+from course_lib import data, graphs, models, training
 from course_lib.data import Dataset
 from course_lib.training import Result, TrainConfig
 
@@ -39,18 +41,25 @@ def shared_part(config: TrainConfig) -> TrainConfig:
     return replace(config, **{f.name: f.default for f in fields(config) if f.name in OWN})
 
 
-def train_replicas(configs: Sequence[TrainConfig], seed: int, dataset: Dataset) -> list[Result]:
+def train_replicas(
+    configs: Sequence[TrainConfig], seed: int, dataset: Dataset, *, device: str = "cpu"
+) -> list[Result]:
     """One `Result` for each of `configs`, as `train` gives it, all trained from `seed` at once.
 
-    Raises ValueError if one of them cannot be a replica, or if they differ in more than `OWN`.
+    Raises ValueError if one of them cannot be a replica, if they differ in more than `OWN`, or for
+    a device that is not there.
     """
-    if not all(can_share(config) for config in configs):
-        raise ValueError("configs: some cannot be replicas (see can_share); use training.train")
+    if alone := [config.plain() for config in configs if not can_share(config)]:
+        raise ValueError(
+            f"configs holds {reprlib.repr(alone[0])}, which cannot be a replica (see can_share); "
+            "use training.train"
+        )
     if any(shared_part(config) != shared_part(configs[0]) for config in configs):
         raise ValueError(f"configs differ in more than {', '.join(sorted(OWN))}; train them apart")
-    nets = [_draw(config, seed) for config in configs]
+    place = training.check_device(device)
+    nets = [_draw(config, seed).to(place) for config in configs]
     stack = _Stack(configs, nets)
-    losses, num_correct = _train(stack, shared_part(configs[0]), seed, dataset)
+    losses, num_correct = _train(stack, shared_part(configs[0]), seed, dataset.to(place))
     stack.unload(nets)
     sizes = torch.full((losses.shape[1],), configs[0].batch_size)
     sizes[-1] = len(dataset.train) - configs[0].batch_size * (len(sizes) - 1)
@@ -60,13 +69,13 @@ def train_replicas(configs: Sequence[TrainConfig], seed: int, dataset: Dataset) 
     return [
         _result(net, means[:, r], accuracies[:, r])
         if finite[r]  # one that diverges would train on to the last epoch here, and harms no other
-        else training.train(configs[r], seed, dataset)
+        else training.train(configs[r], seed, dataset, device=device)
         for r, net in enumerate(nets)
     ]
 
 
 def _draw(config: TrainConfig, seed: int) -> torch.nn.Module:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # drawn on the CPU, wherever it trains
         torch.manual_seed(seed)
         net = models.build(config.model, **config.model_options)
     if config.init_scale:
@@ -75,20 +84,26 @@ def _draw(config: TrainConfig, seed: int) -> torch.nn.Module:
 
 
 def _train(stack, config: TrainConfig, seed: int, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Losses (epochs, steps, R) and counts of right answers (epochs, R)."""
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    """Losses (epochs, steps, R) and counts of right answers (epochs, R), both on the CPU."""
+    prepare = training.make_prepare(config, dataset)
     schedule, order = training.SCHEDULES[config.schedule], torch.Generator().manual_seed(seed)
     steps = math.ceil(len(dataset.train) / config.batch_size)
-    losses = torch.empty(config.epochs, steps, stack.count)
-    num_correct = torch.zeros(config.epochs, stack.count, dtype=torch.int64)
+    device = dataset.train.targets.device
+    losses = torch.empty(config.epochs, steps, stack.count, device=device)
+    num_correct = torch.zeros(config.epochs, stack.count, dtype=torch.int64, device=device)
+
+    def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return stack.step(prepare(inputs).flatten(1), targets)
+
+    if device.type in training.RECORDINGS:
+        step = graphs.Graphed(step, training.RECORDINGS[device.type])
     for epoch in range(config.epochs):
         batches = data.batches(dataset.train, config.batch_size, generator=order)
         for index, (inputs, targets) in enumerate(batches):
-            factor = schedule(epoch * steps + index, config.epochs * steps)
-            loss, right = stack.step(prepare(inputs).flatten(1), targets, factor)
-            losses[epoch, index] = loss
+            stack.set_lr(schedule(epoch * steps + index, config.epochs * steps))
+            losses[epoch, index], right = step(inputs, targets)
             num_correct[epoch] += right
-    return losses, num_correct
+    return losses.cpu(), num_correct.cpu()
 
 
 class _Stack:
@@ -101,41 +116,52 @@ class _Stack:
         )
         self.count, self.weights = len(nets), [torch.stack(first), torch.stack(second)]
         self.velocities: list[Tensor] | None = None  # none before the first step, as in PyTorch
-        self.scale = _numbers(c.input_scale for c in configs)
-        self.momentum = _numbers(c.momentum for c in configs)
-        self.gain = _numbers(1 - c.dampening if c.momentum else 1.0 for c in configs)
-        self.lr = [_numbers(c.lr * _factor(c.lr_scale, k) for c in configs) for k in (0, 1)]
+
+        def numbers(values: Iterable[float]) -> Tensor:  # one for each replica
+            return first[0].new_tensor(list(values)).view(-1, 1, 1)
+
+        self.scale = numbers(c.input_scale for c in configs)
+        self.momentum = numbers(c.momentum for c in configs)
+        self.gain = numbers(1 - c.dampening if c.momentum else 1.0 for c in configs)
+        self.peak_lr = [numbers(c.lr * _factor(c.lr_scale, k) for c in configs) for k in (0, 1)]
         self.weight_decay = [
-            _numbers(c.weight_decay * _factor(c.weight_decay_scale, k) for c in configs)
+            numbers(c.weight_decay * _factor(c.weight_decay_scale, k) for c in configs)
             for k in (0, 1)
         ]
+        self.lr = [lr.clone() for lr in self.peak_lr]
 
-    def step(self, inputs: Tensor, targets: Tensor, lr_factor: float) -> tuple[Tensor, Tensor]:
+    def set_lr(self, factor: float) -> None:
+        """What the schedule makes of the learning rates; in place, for a recorded step."""
+        for lr, peak in zip(self.lr, self.peak_lr, strict=True):
+            torch.mul(peak, factor, out=lr)
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """One step of SGD. Returns each replica's loss and its right answers before it: (R,)."""
         first, second = self.weights
         hidden = (first.flatten(0, 1) @ inputs.T).view(self.count, -1, len(inputs))
         hidden = (hidden * self.scale).relu_()  # (R, hidden, batch)
         logits = second @ hidden  # (R, classes, batch)
         log_probs = logits.log_softmax(dim=1)
-        loss = -log_probs[:, targets, torch.arange(len(targets))].mean(dim=1)
+        each = torch.arange(len(targets), device=targets.device)
+        loss = -log_probs[:, targets, each].mean(dim=1)
         # `argmax` names the same class, and takes seven times as long along an inner dimension
         right = (logits.max(dim=1).indices == targets).sum(dim=1)
 
         errors = log_probs.exp_()  # the gradient by the logits: probabilities minus one-hot targets
-        errors[:, targets, torch.arange(len(targets))] -= 1
+        errors[:, targets, each] -= 1
         errors /= len(targets)
         back = (second.mT @ errors).mul_(hidden > 0).mul_(self.scale)
         gradients = [back.flatten(0, 1) @ inputs, errors @ hidden.mT]
-        self._update([gradients[0].view_as(first), gradients[1]], lr_factor)
+        self._update([gradients[0].view_as(first), gradients[1]])
         return loss, right
 
-    def _update(self, gradients: list[Tensor], lr_factor: float) -> None:
+    def _update(self, gradients: list[Tensor]) -> None:
         for k, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
             gradient.addcmul_(weight, self.weight_decay[k])
             if self.velocities is not None:
                 self.velocities[k].mul_(self.momentum).addcmul_(gradient, self.gain)
                 gradient = self.velocities[k]
-            weight.addcmul_(gradient, self.lr[k], value=-lr_factor)
+            weight.addcmul_(gradient, self.lr[k], value=-1.0)
         if self.velocities is None:
             self.velocities = gradients
 
@@ -144,10 +170,6 @@ class _Stack:
         for index, net in enumerate(nets):
             for layer, weight in zip(models.weight_layers(net), self.weights, strict=True):
                 layer.weight.data.copy_(weight[index])
-
-
-def _numbers(values: Iterable[float]) -> Tensor:
-    return torch.tensor(list(values)).view(-1, 1, 1)  # one for each replica
 
 
 def _factor(scale: tuple[float, ...], layer: int) -> float:

@@ -244,13 +244,19 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {  # of inputs / transform_s
 PREPROCESS = ("none", "centre", "standardise", "whiten")  # "whiten": ZCA, eigenvectors kept
 
 
-def make_prepare(config: TrainConfig, dataset: Dataset, dtype: torch.dtype) -> Callable:
+def dtype_of(config: TrainConfig) -> torch.dtype:
+    """Of weights and inputs; with "bf16" products alone are made in it."""
+    return torch.float64 if config.precision == "fp64" else torch.float32
+
+
+def make_prepare(config: TrainConfig, dataset: Dataset) -> Callable:
     """A function from stored inputs to what the net sees: float, preprocessed, scaled.
 
     uint8 images (N, 3, H, W) go to [0, 1] first; float inputs (N, D) are taken as they are.
     Statistics are those of the training split, per channel for images and per feature otherwise;
-    whitening mixes all features of an example.
+    whitening mixes all features of an example. Standardising only centres what never changes.
     """
+    dtype = dtype_of(config)
     floats = _make_floats(config, dataset, dtype)
     normalise = _make_normalise(config, dataset, floats)
 
@@ -295,7 +301,7 @@ def _make_normalise(config: TrainConfig, dataset: Dataset, floats: Callable) -> 
     else:
         values = floats(inputs).double()
         mean, std = values.mean(dim=0), values.std(dim=0)
-    mean, std = (v.to(inputs.device, dtype) for v in (mean, std))
+    mean, std = (v.to(inputs.device, dtype) for v in (mean, std.where(std > 0, 1.0)))
 
     def normalise(x: Tensor) -> Tensor:
         x = x.sub_(mean) if is_image else x - mean
@@ -410,15 +416,15 @@ def evaluate(
         raise ValueError("split has 0 examples; evaluate a split with at least one")
     training = model.training
     model.eval()
-    loss_sum, num_correct, largest = 0.0, 0, 0.0
+    loss_sum, num_correct, largest = 0.0, 0, []
     for inputs, targets in data.batches(split, EVAL_BATCH):
         outputs = model(prepare(inputs))
         loss_sum += loss_fn(outputs, targets, reduction="sum").item()
         num_correct += _num_correct(outputs, targets).item()
-        largest = max(largest, outputs.abs().max().item())
+        largest.append(outputs.abs().max())  # NaN, if one of them is
     model.train(training)
     accuracy = num_correct / len(split) if _are_classes(split.targets) else None
-    return Metrics(loss_sum / split.targets.numel(), accuracy, largest)
+    return Metrics(loss_sum / split.targets.numel(), accuracy, torch.stack(largest).max().item())
 
 
 def probe(
@@ -462,7 +468,6 @@ def train(
     dataset: Dataset,
     *,
     device: str = "cpu",
-    progress: bool = False,
     checkpoint: Path | None = None,
 ) -> Result:
     """Train one net: `config` on `dataset`, everything random drawn from `seed`.
@@ -479,7 +484,7 @@ def train(
         torch.manual_seed(seed)
         run = _Run(config, seed, dataset.to(device), device)
         run.resume(checkpoint)
-        for epoch in _epochs(config, run.epoch, progress):
+        for epoch in range(run.epoch, config.epochs):
             run.train_epoch(epoch)
             if run.diverged_step is not None:
                 break
@@ -491,19 +496,14 @@ def train(
 
 def check_device(name: str) -> torch.device:
     """The device called `name`; raises ValueError if this machine has none such."""
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if name not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device is {name!r}; use 'cpu' or 'cuda', and choose among several GPUs with the "
+            "variable CUDA_VISIBLE_DEVICES"
+        )
+    if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but this machine has no CUDA device; use 'cpu'")
-    return device
-
-
-def _epochs(config: TrainConfig, done: int, progress: bool):
-    epochs = range(done, config.epochs)
-    if not progress:
-        return epochs
-    from tqdm import tqdm
-
-    return tqdm(epochs, unit="epoch", disable=None, leave=False)  # None: silent unless a terminal
+    return torch.device(name)
 
 
 class _Run:
@@ -511,10 +511,10 @@ class _Run:
 
     def __init__(self, config: TrainConfig, seed: int, dataset: Dataset, device: torch.device):
         self.train_split, self.val_split = dataset.train, dataset.val
-        dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        self.prepare = make_prepare(config, dataset, dtype)
+        self.prepare = make_prepare(config, dataset)
         self.model = models.build(config.model, **config.model_options)
-        self.model.to(device, dtype)  # first, so that float64 weights are scaled in float64
+        # first of all, so that float64 weights are scaled in float64
+        self.model.to(device, dtype_of(config))
         if any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
             self.model.to(memory_format=torch.channels_last)  # a fifth faster on CPU, same numbers
         if config.init_scale:
@@ -523,7 +523,7 @@ class _Run:
         self.config = config
         _check_doses(config)
         self.optimizer = make_optimizer(config, self.model)
-        self.order = torch.Generator(device).manual_seed(seed)
+        self.order = torch.Generator().manual_seed(seed)  # so a GPU sees the CPU's order
         self.crops = torch.Generator(device).manual_seed(seed)
         known = data.AUGMENTATIONS
         self.augment = _lookup("augment", config.augment, known) if config.augment else None
@@ -738,9 +738,9 @@ def _lookup(argument: str, name: str, known: dict):
     return known[name]
 
 
-def probe_steps(last: int, count: int = 60) -> tuple[int, ...]:
-    """At most `count` steps from 0 to `last`, evenly spaced in log(step + 1); none for last = 0."""
+def probe_steps(last: int) -> tuple[int, ...]:
+    """At most 60 steps from 0 to `last`, evenly spaced in log(step + 1); none for last = 0."""
     if last == 0:
         return ()
-    grid = torch.logspace(0, math.log10(last + 1), count, dtype=torch.float64) - 1
+    grid = torch.logspace(0, math.log10(last + 1), 60, dtype=torch.float64) - 1
     return tuple(sorted({int(step) for step in grid.round().tolist()}))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny import TINY, InProcess, compute, made_up
 
 from course_lib import data, experiments, records, tasks
@@ -16,6 +17,7 @@ from course_lib.experiments import Study
 from course_lib.records import RecordError
 from course_lib.training import TrainConfig
 from course_lib.verdicts import better, event
+from course_lib.zoo import Case
 
 ARMS = {"plain": TINY, "scaled": replace(TINY, input_scale=2.0)}
 CLAIMS = {"S1": better("plain", "test_accuracy", than="scaled", by=0.01)}
@@ -43,6 +45,15 @@ def test_a_plan_without_runs_keeps_no_old_canary(base):
     old = records.empty("tiny", {}) | {"canaries": dict.fromkeys(ARMS, [9.0, 9.0])}
     records.save(old)
     assert [9.0, 9.0] not in compute(Study("tiny", ARMS, CLAIMS, seeds=2))["canaries"].values()
+
+
+def test_an_arm_that_a_page_changes_gets_a_canary_of_its_own(base):
+    study = Study("tiny", ARMS, CLAIMS, seeds=1)
+    before = compute(study)["canaries"]
+    changed = replace(study, arms={**ARMS, "plain": replace(ARMS["plain"], lr=0.5)})
+    after = compute(changed)["canaries"]
+    assert after["scaled"] == before["scaled"] and after["plain"] != before["plain"]
+    assert after["plain"] == experiments.canary(changed.arms["plain"])
 
 
 def test_renewed_canaries_are_as_long_as_before(base, monkeypatch):
@@ -167,14 +178,14 @@ def test_a_run_on_other_data_than_the_start_is_thrown_away(base, monkeypatch):
 
 
 def test_tuning_uses_validation_images_and_its_own_seeds(base):
-    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)})
     record = compute(study)
     by_phase = {"tune": [], "judge": []}
     for run in record["runs"].values():
         by_phase[run["phase"]].append(run)
-    assert len(by_phase["tune"]) == 8 and len(by_phase["judge"]) == 2
+    assert len(by_phase["tune"]) == 12 and len(by_phase["judge"]) == 2
     assert all("test_accuracy" not in run["metrics"] for run in by_phase["tune"])
-    assert {run["seed"] for run in by_phase["tune"]} == {2000, 2001}
+    assert {run["seed"] for run in by_phase["tune"]} == {2000, 2001, 2002}
     chosen = record["analysis"]["tuned"]["plain"]
     assert chosen["num_val"] == experiments.TUNING_VAL
     means = {}
@@ -185,7 +196,7 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
     assert chosen.get("lr", TrainConfig().lr) == max(means, key=lambda lr: sum(means[lr]))
     assert len(study.runs().of("plain")) == 1
     values, rows = study.tuning_curve("plain")
-    assert values == [0.0, 0.02] and len(rows) == 2
+    assert values == [0.0, 0.02] and len(rows) == 3
     assert [sum(column) for column in zip(*rows, strict=True)] == pytest.approx(
         [sum(means[lr]) for lr in values]
     )
@@ -195,7 +206,7 @@ def test_tuning_uses_validation_images_and_its_own_seeds(base):
 
 def test_an_arm_that_stays_as_it_is_is_not_tuned_but_keeps_the_same_images(base):
     tune = {"lr": (0.0, 0.03)}
-    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune=tune, tuning_seeds=2, as_is=("scaled",))
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune=tune, as_is=("scaled",))
     record = compute(study)
     assert {run["arm"] for run in record["runs"].values() if run["phase"] == "tune"} == {"plain"}
     tuned = record["analysis"]["tuned"]
@@ -207,21 +218,34 @@ def test_an_arm_that_stays_as_it_is_is_not_tuned_but_keeps_the_same_images(base)
         replace(study, as_is=("other",))
 
 
+def test_arms_that_tuning_makes_one_share_their_runs(base):
+    arms = {"as it is": ARMS["plain"], "tuned": replace(ARMS["plain"], lr=0.5)}
+    lr = ARMS["plain"].lr
+    study = Study("tiny", arms, seeds=2, tune={"lr": (lr, 1e30)}, as_is=("as it is",))
+    record = compute(study)
+    assert record["analysis"]["tuned"]["as it is"] == record["analysis"]["tuned"]["tuned"]
+    assert [run["phase"] for run in record["runs"].values()].count("judge") == 2
+    assert study.runs().metric("as it is", "test_accuracy") == study.runs().metric(
+        "tuned", "test_accuracy"
+    )
+    assert len(study.runs().of("tuned")) == 2
+
+
 def test_a_regression_is_tuned_by_its_validation_loss(base):
     config = replace(TINY, task="teacher", loss="mse", model_options={"widths": (20, 4, 1)})
     tune = {"lr": (0.0, 0.05, 1e30)}  # stands still, learns, diverges
-    study = Study("tiny", {"teacher": config}, {}, seeds=1, tune=tune, tuning_seeds=2)
+    study = Study("tiny", {"teacher": config}, {}, seeds=1, tune=tune)
     record = experiments.compute(study, InProcess(), say=lambda _: None)
     assert record["analysis"]["tuned"]["teacher"]["lr"] == 0.05
     values, rows = study.tuning_curve("teacher")
-    assert values == [0.0, 0.05, 1e30] and len(rows) == 2
+    assert values == [0.0, 0.05, 1e30] and len(rows) == 3
     for still, learned, diverged in rows:
         assert 0 < learned < still and diverged is None
 
 
 def test_a_tuning_curve_shows_runs_to_come_as_none_and_needs_one_field(base):
-    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)}, tuning_seeds=2)
-    assert study.tuning_curve("plain") == ([0.0, 0.02], [[None, None]] * 2)
+    study = Study("tiny", ARMS, CLAIMS, seeds=1, tune={"lr": (0.0, 0.02)})
+    assert study.tuning_curve("plain") == ([0.0, 0.02], [[None, None]] * 3)
     with pytest.raises(ValueError, match=r"tunes \[\]; tune one for a curve"):
         replace(study, tune={}).tuning_curve("plain")
 
@@ -232,7 +256,7 @@ def test_half_decades_include_both_ends():
 
 def test_run_key_depends_on_configuration_seed_and_data_alone():
     def key(config=TINY, seed=0, identity="a"):
-        return experiments.Job("s", "arm", config, seed, "judge").key(identity)
+        return experiments.Job("arm", config, seed, "judge").key(identity)
 
     assert key() == key(replace(TINY))
     assert len({key(), key(replace(TINY, lr=1.0)), key(seed=1), key(identity="b")}) == 4
@@ -324,7 +348,7 @@ SMALL = TrainConfig(
 
 
 def test_small_nets_of_one_seed_are_done_together(base, monkeypatch):
-    monkeypatch.setattr(experiments, "CACHED_WEIGHTS", 5 * 256 * 12)
+    monkeypatch.setitem(experiments.WEIGHTS_TOGETHER, "cpu", 5 * 256 * 12)
     arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 11)}
     study = Study("tiny", arms, seeds=2)
     groups = experiments.bundles(experiments.planned(study, compute(study), base.identity))
@@ -344,18 +368,36 @@ def test_the_smaller_the_nets_the_more_of_them_side_by_side():
     }
     assert experiments.side_by_side(width[8]) == 24
     assert experiments.side_by_side(width[300]) == experiments.side_by_side(TrainConfig()) == 8
+    assert experiments.side_by_side(TrainConfig(), "cuda") > 1000
 
 
-def test_a_gpu_takes_every_job_alone_and_its_runs_into_a_record_of_its_own(base, monkeypatch):
-    arms = {f"lr {k}": replace(SMALL, lr=0.01 * k) for k in range(1, 4)}
+def test_a_gpu_takes_wide_nets_together_too_and_its_runs_into_a_record_of_its_own(
+    base, monkeypatch
+):
+    wide = replace(SMALL, model_options={"widths": (256, 400, 10), "bias": False})
+    arms = {f"lr {k}": replace(wide, lr=0.01 * k) for k in range(1, 4)}
     study = Study("tiny", arms, seeds=1)
     compute(study)
-    groups = experiments.bundles(experiments.planned(study, study.record(), base.identity), "cuda")
-    assert [len(group) for group in groups] == [1, 1, 1]
+    planned = experiments.planned(study, study.record(), base.identity)
+    sizes = {
+        device: [len(group) for group in experiments.bundles(planned, device)]
+        for device in ("cpu", "cuda")
+    }
+    assert sizes == {"cpu": [1, 1, 1], "cuda": [3]}
     monkeypatch.setattr(experiments, "_device_name", lambda device: "a GPU")
     record = experiments._open_record(study, base, "cuda")
     experiments._adopt(study, record, base.identity, "cuda")
     assert record["study"] == "tiny.gpu" and not record["runs"]  # none of the CPU's runs
+
+
+def test_a_gpu_leaves_the_zoo_to_the_cpu(monkeypatch):
+    known = {"tiny": Study("tiny", ARMS), "zoo": Study("zoo", {"healthy": Case("mlp")})}
+    done = []
+    monkeypatch.setattr(experiments, "all_studies", lambda: known)
+    monkeypatch.setattr(experiments.training, "check_device", torch.device)
+    monkeypatch.setattr(experiments, "compute", lambda study, *_, **__: done.append(study.name))
+    experiments.main(["--device", "cuda"])
+    assert done == ["tiny"]
 
 
 def test_a_device_that_is_not_there_is_named(base, capsys):

@@ -84,7 +84,7 @@ def trained(config: TrainConfig, dataset: Dataset) -> tuple[list, torch.Tensor]:
     options = {"widths": (24, 16, 10), "bias": False}
     tiny = replace(config, model_options=options, batch_size=32, epochs=3, probe_until=29)
     result = training.train(tiny, 0, dataset)
-    prepare = training.make_prepare(tiny, dataset, torch.float32)
+    prepare = training.make_prepare(tiny, dataset)
     losses = result.probes["loss"] + result.history["train_loss"]
     return losses, result.model(prepare(dataset.train.inputs)).detach()
 

@@ -18,24 +18,24 @@ def test_outputs_are_clipped_to_the_range_of_the_training_targets(base):
     dataset = experiments.load_task(config)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1))
     torch.nn.init.constant_(model[1].bias, 7.0)  # every output is above 1, the highest target
-    clipped = measures.measure("test_loss_clipped")(config, model, dataset)
+    clipped = measures.MEASURES["test_loss_clipped"](config, model, dataset)
     assert clipped == pytest.approx(((1 - dataset.test.targets) ** 2).mean().item(), rel=1e-5)
     with pytest.raises(ValueError, match="needs a task with float targets"):
-        measures.measure("test_loss_clipped")(TINY, model, experiments.load_task(TINY))
+        measures.MEASURES["test_loss_clipped"](TINY, model, experiments.load_task(TINY))
 
 
 def test_errors_of_a_regression_are_those_of_its_outputs_on_clean_targets(base):
     config = replace(TINY, task="teacher_skewed", loss="huber", measures=("test_errors",))
     dataset = experiments.load_task(config)
     model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(20, 1))
-    found = measures.measure("test_errors")(config, model, dataset)
+    found = measures.MEASURES["test_errors"](config, model, dataset)
     with torch.no_grad():
         errors = (model[1](dataset.test.inputs) - dataset.test.targets).double()
     expected = errors.square().mean().sqrt(), errors.abs().mean(), errors.mean()
     assert list(found) == ["test_rms_error", "test_mean_abs_error", "test_mean_error"]
     assert list(found.values()) == pytest.approx([e.item() for e in expected], rel=1e-4)
     with pytest.raises(ValueError, match="'test_errors'; it needs a task with float targets"):
-        measures.measure("test_errors")(TINY, model, experiments.load_task(TINY))
+        measures.MEASURES["test_errors"](TINY, model, experiments.load_task(TINY))
 
 
 def test_measures_are_kept_with_the_other_metrics(base):
@@ -46,8 +46,12 @@ def test_measures_are_kept_with_the_other_metrics(base):
     kept = {"test_accuracy_own_statistics", *measures.WAYS_TO_MOVE}
     assert kept <= {name.removesuffix("_same_share") for name in metrics}
     assert len({metrics[n] for n in ("test_accuracy", "test_accuracy_unprepared")}) == 2
+    compute(Study("double", {"plain": replace(config, precision="fp64")}, seeds=1))
+
+
+def test_an_unknown_measure_is_named_before_the_training(base):
     with pytest.raises(ValueError, match="measures holds 'charm'; known: test_accuracy_unprep"):
-        measures.measure("charm")
+        experiments.run(replace(TINY, measures=("charm",), model="unknown"), 0)
 
 
 HISTORY = {
@@ -102,7 +106,7 @@ def test_the_largest_incoming_norm_is_that_of_layers_that_max_norm_could_limit()
             layer.weight.zero_()
         net.linear2.weight[1, :2] = torch.tensor([3.0, 4.0])
         net.linear3.weight[0, 0] = 9.0  # the output layer is never limited
-    assert measures.measure("incoming_norm")(TrainConfig(), net, None) == 5.0
+    assert measures.MEASURES["incoming_norm"](TrainConfig(), net, None) == 5.0
 
 
 def test_the_price_of_a_goal():
@@ -125,15 +129,15 @@ def test_the_speed_of_a_batch_is_in_units_of_the_usual_one(base, monkeypatch):
             return super().forward(inputs)
 
     monkeypatch.setattr(measures.models, "ACTIVATIONS", {"relu": Slow})
-    monkeypatch.setattr(measures.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(measures.training, "clock", lambda device: clock[0])
     config = replace(TINY, num_train=1024, batch_size=256)
     model, dataset = torch.nn.Linear(1, 1), experiments.load_task(config)
-    found = measures.measure("speed")(config, model, dataset)
+    found = measures.MEASURES["speed"](config, model, dataset)
     assert found["speed"] == pytest.approx((16 * 2 + 10.24) / (4 * 2 + 10.24))
     assert found["epoch_time"] * found["speed"] == pytest.approx(1.0)
     assert found["steps_per_epoch"] == 4
     usual = replace(config, batch_size=measures.USUAL_BATCH)
-    assert measures.measure("speed")(usual, model, dataset)["speed"] == 1.0
+    assert measures.MEASURES["speed"](usual, model, dataset)["speed"] == 1.0
 
 
 def test_epochs_to_an_accuracy_are_counted_on_a_straight_line():
@@ -179,7 +183,7 @@ def test_fifths_are_scored_in_stored_order():
     split = data.Split(images, targets)
     whole = data.Dataset("x", "0", split, split, split)
     broken = tasks.one_file_misaligned(tasks.images)(whole)
-    found = measures.measure("accuracy_by_fifth")(TrainConfig(), Reader(), broken)
+    found = measures.MEASURES["accuracy_by_fifth"](TrainConfig(), Reader(), broken)
     assert found == {"lowest_fifth_accuracy": 0.0, "median_fifth_accuracy": 1.0}
 
 
@@ -198,8 +202,8 @@ def test_speed_is_measured_beside_the_same_net_with_relu(base, monkeypatch):
             return super().forward(inputs)
 
     monkeypatch.setattr(measures.models, "ACTIVATIONS", {"relu": Quick, "tanh": Slow})
-    monkeypatch.setattr(measures.time, "process_time", lambda: clock[0])
-    measure, dataset = measures.measure("speed_over_relu"), experiments.load_task(TINY)
+    monkeypatch.setattr(measures.training, "clock", lambda device: clock[0])
+    measure, dataset = measures.MEASURES["speed_over_relu"], experiments.load_task(TINY)
     for name, expected in {"tanh": 0.4, "relu": 1.0}.items():
         config = replace(TINY, model_options={**TINY.model_options, "activation": name})
         before = torch.get_rng_state()
@@ -219,7 +223,7 @@ def test_measures_on_moved_images_count_the_classes_that_change():
     images[targets, :, :, 3 * targets + 2] = 255
     split = Split(images, targets)
     stripes = Dataset("stripes", "stripes", train=split, val=split, test=split)
-    found = measures.measure("shifted")(TrainConfig(), StripeReader(), stripes)
+    found = measures.MEASURES["shifted"](TrainConfig(), StripeReader(), stripes)
     assert found["unmoved_accuracy"] == 1.0
     # Up and down: nothing changes. Left and right by 1: all read as 0. By 3: as their neighbours.
     shares = {1: (2 + 2 * 0.1) / 4, 2: (2 + 2 * 0.1) / 4, 3: (2 + 0.1) / 4, 4: (2 + 2 * 0.1) / 4}
@@ -227,7 +231,7 @@ def test_measures_on_moved_images_count_the_classes_that_change():
         assert {k: found[f"shifted_{k}_{what}"] for k in shares} == pytest.approx(shares)
         assert found[f"shifted_{what}"] == pytest.approx(sum(shares.values()) / 4)
     wrong = replace(stripes, test=Split(images, (targets + 1) % 10))
-    found = measures.measure("shifted")(TrainConfig(), StripeReader(), wrong)
+    found = measures.MEASURES["shifted"](TrainConfig(), StripeReader(), wrong)
     assert found["unmoved_accuracy"] == 0.0 and found["shifted_1_same_share"] == 0.55
     assert found["shifted_3_accuracy"] == 0.25  # pushed right, all are read as the next
 

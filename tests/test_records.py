@@ -382,11 +382,14 @@ def test_runs_come_by_arm_in_order_of_seed():
         a_run("half", 1, config={}),
         a_run("half", 1, phase="tune"),
         a_run("half", 2),  # beyond the study's seeds
-        {**a_run("half", 1), "arm": "dropped from the page"},
     ],
 )
 def test_other_runs_stay_in_the_record_and_say_nothing(other):
     assert seeds_of(a_record(a_run("half", 0), other)) == [0]
+
+
+def test_an_arm_that_is_renamed_keeps_its_runs():
+    assert seeds_of(a_record({**a_run("half", 1), "arm": "its former name"})) == [1]
 
 
 def test_a_seed_counts_once_even_if_it_ran_on_two_copies_of_the_data():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from course_lib import models, training
+from course_lib import graphs, models, training
 from course_lib.data import Dataset, Split
 from course_lib.replicas import can_share, train_replicas
 from course_lib.training import TrainConfig
@@ -62,6 +62,16 @@ def test_one_that_diverges_is_cut_off_and_harms_no_other(together):
     assert all(together[name].diverged_step is None for name in VARIANTS if name != "diverges")
 
 
+def test_a_recorded_step_trains_them_as_well(together, monkeypatch):
+    scheduled = replace(NET, schedule="cosine")
+    (plain,) = train_replicas([scheduled], 5, DATASET)
+    monkeypatch.setattr(training, "RECORDINGS", {"cpu": graphs.rehearse})
+    configs = [config for name, config in VARIANTS.items() if name != "diverges"]
+    for name, ours in zip(VARIANTS, train_replicas(configs, 5, DATASET), strict=False):
+        assert ours.history == together[name].history
+    assert train_replicas([scheduled], 5, DATASET)[0].history == plain.history
+
+
 def test_a_schedule_and_preprocessing_are_kept():
     config = replace(NET, schedule="cosine", preprocess="standardise")
     (ours,), alone = train_replicas([config], 1, DATASET), training.train(config, 1, DATASET)
@@ -82,7 +92,7 @@ def test_a_schedule_and_preprocessing_are_kept():
 )
 def test_what_cannot_be_a_replica_is_refused(other):
     assert not can_share(other)
-    with pytest.raises(ValueError, match="cannot be replicas"):
+    with pytest.raises(ValueError, match="configs holds .*, which cannot be a replica"):
         train_replicas([NET, other], 0, DATASET)
 
 

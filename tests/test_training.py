@@ -192,13 +192,16 @@ def test_evaluate_matches_a_direct_computation_over_short_batches(monkeypatch):
     monkeypatch.setattr(training, "EVAL_BATCH", 60)
     dataset = make_dataset(200)
     model = train(replace(SMALL, epochs=0), 0, dataset).model.train()
-    prepare = training.make_prepare(SMALL, dataset, torch.float32)
+    prepare = training.make_prepare(SMALL, dataset)
     metrics = training.evaluate(model, dataset.train, prepare)
     logits = model(dataset.train.inputs)
     loss = F.cross_entropy(logits, dataset.train.targets).item()
     assert metrics.loss == pytest.approx(loss, rel=1e-5)
     assert metrics.max_abs_logit == pytest.approx(logits.abs().max().item())
     assert model.training
+    with torch.no_grad():
+        model[1].weight[0] = math.nan
+    assert math.isnan(training.evaluate(model, dataset.train, prepare).max_abs_logit)
     with pytest.raises(ValueError, match="at least one"):
         training.evaluate(model, dataset.val, prepare)
 
@@ -239,15 +242,15 @@ def test_training_images_are_scored_with_dropout_off_and_that_changes_nothing():
     assert set(with_it.history) - set(without.history) == {"scored_train_accuracy"}
     assert torch.equal(weights(with_it), weights(without))
     dataset = make_dataset()
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
     at_the_end = training.evaluate(with_it.model, dataset.train, prepare).accuracy
     assert with_it.history["scored_train_accuracy"][-1] == at_the_end
 
 
 def test_standardising_uses_the_training_split():
     dataset = make_dataset()
-    config = replace(SMALL, preprocess="standardise")
-    prepare = training.make_prepare(config, dataset, torch.float64)
+    config = replace(SMALL, preprocess="standardise", precision="fp64")
+    prepare = training.make_prepare(config, dataset)
     train_inputs = prepare(dataset.train.inputs)
     torch.testing.assert_close(train_inputs.mean(0), torch.zeros(48, dtype=torch.float64))
     torch.testing.assert_close(train_inputs.std(0), torch.ones(48, dtype=torch.float64))
@@ -255,15 +258,24 @@ def test_standardising_uses_the_training_split():
     torch.testing.assert_close(prepare(dataset.test.inputs).float(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_never_changes_is_only_centred():
+    dataset = make_dataset()
+    inputs = dataset.train.inputs.clone()
+    inputs[:, 3] = 7.0
+    dataset = replace(dataset, train=Split(inputs, dataset.train.targets))
+    prepare = training.make_prepare(replace(SMALL, preprocess="standardise"), dataset)
+    assert torch.equal(prepare(inputs)[:, 3], torch.zeros(len(inputs)))
+
+
 def test_images_are_taken_to_0_1_then_scaled():
     dataset = make_images()
-    prepare = training.make_prepare(TrainConfig(input_scale=256.0), dataset, torch.float32)
+    prepare = training.make_prepare(TrainConfig(input_scale=256.0), dataset)
     assert torch.equal(prepare(dataset.train.inputs), dataset.train.inputs.float() / 255 * 256)
 
 
 def test_images_standardised_have_mean_0_and_std_1_per_channel():
     dataset = make_images()
-    prepare = training.make_prepare(TrainConfig(preprocess="standardise"), dataset, torch.float32)
+    prepare = training.make_prepare(TrainConfig(preprocess="standardise"), dataset)
     x = prepare(dataset.train.inputs)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
@@ -273,8 +285,8 @@ def test_whitened_inputs_have_the_identity_as_covariance_and_stay_close_to_what_
     dataset = make_dataset(2000)
     mixed = Split(dataset.train.inputs @ torch.randn(48, 48), dataset.train.targets)
     dataset = replace(dataset, train=mixed)
-    config = replace(SMALL, preprocess="whiten", whiten_eps=0.0)
-    x = training.make_prepare(config, dataset, torch.float64)(mixed.inputs)
+    config = replace(SMALL, preprocess="whiten", whiten_eps=0.0, precision="fp64")
+    x = training.make_prepare(config, dataset)(mixed.inputs)
     torch.testing.assert_close(x.T @ x / 2000, torch.eye(48).double(), rtol=0, atol=1e-6)
     centred = mixed.inputs.double() - mixed.inputs.double().mean(0)
     mixing = torch.linalg.lstsq(centred, x).solution
@@ -282,14 +294,14 @@ def test_whitened_inputs_have_the_identity_as_covariance_and_stay_close_to_what_
     assert torch.linalg.eigvalsh(mixing).min() > 0
     images = make_images()
     for one in (images.train.inputs, images.test.inputs[:3]):
-        prepare = training.make_prepare(TrainConfig(preprocess="whiten"), images, torch.float32)
+        prepare = training.make_prepare(TrainConfig(preprocess="whiten"), images)
         assert prepare(one).shape == one.shape
 
 
 def test_statistics_of_all_leak_the_test_inputs():
     dataset = make_dataset()
-    config = replace(SMALL, preprocess="centre", statistics_of="all")
-    prepare = training.make_prepare(config, dataset, torch.float64)
+    config = replace(SMALL, preprocess="centre", statistics_of="all", precision="fp64")
+    prepare = training.make_prepare(config, dataset)
     everything = torch.cat([dataset.train.inputs, dataset.test.inputs]).double()
     torch.testing.assert_close(prepare(everything).mean(0), torch.zeros(48).double())
 
@@ -307,8 +319,10 @@ def test_a_transform_squashes_scaled_inputs_before_the_statistics(name, by_hand)
     dataset = make_dataset()
     positive = Split(dataset.train.inputs.abs() * 1e8, dataset.train.targets)
     dataset = replace(dataset, train=positive)
-    config = replace(SMALL, transform=name, transform_scale=1e7, preprocess="centre")
-    x = training.make_prepare(config, dataset, torch.float64)(positive.inputs)
+    config = replace(
+        SMALL, transform=name, transform_scale=1e7, preprocess="centre", precision="fp64"
+    )
+    x = training.make_prepare(config, dataset)(positive.inputs)
     expected = by_hand(positive.inputs.double() / 1e7)
     torch.testing.assert_close(x, expected - expected.mean(0), rtol=1e-9, atol=1e-9)
 
@@ -327,7 +341,7 @@ def test_classes_can_be_fitted_as_one_hot_rows(loss, of_error):
     result = train(config, 0, dataset)
     assert result.history["train_loss"][-1] < result.history["train_loss"][0]
     assert "train_accuracy" in result.history
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
     found = training.evaluate(result.model, dataset.test, prepare, loss_fn=training.LOSSES[loss])
     outputs, classes = result.model(dataset.test.inputs), dataset.test.targets
     rows = torch.eye(outputs.shape[1])[classes]
@@ -360,7 +374,7 @@ def test_a_regression_has_its_loss_and_no_accuracy(loss, of_error):
     result = train(config, 0, dataset)
     assert result.history["train_loss"][-1] < 0.5 * result.history["train_loss"][0]
     assert set(result.history) == {"epoch", "train_loss"} and "accuracy" not in result.probes
-    prepare = training.make_prepare(config, dataset, torch.float32)
+    prepare = training.make_prepare(config, dataset)
     found = training.evaluate(result.model, dataset.test, prepare, loss_fn=training.LOSSES[loss])
     errors = result.model(dataset.test.inputs) - dataset.test.targets
     assert found.loss == pytest.approx(of_error(errors).item(), rel=1e-5)
@@ -578,6 +592,8 @@ def test_a_wrong_value_is_named_with_its_remedy(change, message):
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match="no CUDA device; use 'cpu'"):
         train(device="cuda")
+    with pytest.raises(ValueError, match="device is 'cuda:1'; .* variable CUDA_VISIBLE_DEVICES"):
+        train(device="cuda:1")
 
 
 def test_probe_steps_begin_at_0_and_end_at_last():

@@ -42,7 +42,7 @@ def loader(work: Work, seed: int) -> Outcome:
     """One pass of batches from resident uint8 images, cropped and flipped if asked, normalised."""
     part, draw = dataset_of(work.num_train).train, torch.Generator().manual_seed(seed)
     config = TrainConfig(preprocess="standardise", num_train=work.num_train)
-    prepare = training.make_prepare(config, dataset_of(work.num_train), torch.float32)
+    prepare = training.make_prepare(config, dataset_of(work.num_train))
 
     def augment(inputs):
         return data.crop_and_flip(inputs, generator=draw)
@@ -110,7 +110,7 @@ def rates(work: Work) -> dict[str, float]:
     inputs = torch.rand(work.batch_size, 3072).to(dtype)
     weight, errors = (torch.rand(width, n).to(dtype) for n in (3072, work.batch_size))
     large, target = torch.rand(2**25), torch.empty(2**25)
-    prepare = training.make_prepare(config_of(work), dataset_of(work.num_train), torch.float32)
+    prepare = training.make_prepare(config_of(work), dataset_of(work.num_train))
 
     def products():
         return weight @ inputs.T, errors @ inputs  # forward, and the gradient by the weights
