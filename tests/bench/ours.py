@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from work import Outcome, Work, accuracy, images, timed
 
-from course_lib import data, replicas, training
+from course_lib import data, replicas, speedrun, training
 from course_lib.experiments import side_by_side
 from course_lib.training import TrainConfig
 
@@ -27,15 +28,29 @@ def config_of(work: Work) -> TrainConfig:
 
 
 @lru_cache(maxsize=4)
-def dataset_of(num_train: int) -> data.Dataset:
-    return images().subset(num_train=num_train)
+def dataset_of(num_train: int, device: str = "cpu") -> data.Dataset:
+    return images().subset(num_train=num_train).to(torch.device(device))
 
 
 def train(work: Work, seed: int) -> Outcome:
     """`course_lib.training.train`, at the precision that the work names."""
-    dataset = dataset_of(work.num_train)
-    result, seconds, cpu = timed(lambda: training.train(config_of(work), seed, dataset))
+    dataset = dataset_of(work.num_train, work.device)
+    result, seconds, cpu = timed(
+        lambda: training.train(config_of(work), seed, dataset, device=work.device)
+    )
     return Outcome(seconds, cpu, accuracy(result.model))
+
+
+def eager(work: Work, seed: int) -> Outcome:
+    """The same without a recording: every kernel is launched anew."""
+    with mock.patch.dict(training.RECORDINGS, clear=True):
+        return train(work, seed)
+
+
+def eager_many(work: Work, seed: int) -> Outcome:
+    """One net as by `eager`; its seconds times `work.replicas`."""
+    one = eager(work, seed)
+    return Outcome(one.seconds * work.replicas, one.cpu_seconds * work.replicas, one.accuracy)
 
 
 def loader(work: Work, seed: int) -> Outcome:
@@ -62,19 +77,27 @@ def conv(work: Work, seed: int) -> Outcome:
         model="all_conv", num_train=work.num_train, epochs=work.epochs, weight_decay=0.0,
         batch_size=work.batch_size, lr=work.lr, precision="auto",
     )  # fmt: skip
-    dataset = images().subset(num_train=work.num_train, num_test=10)
-    _, seconds, cpu = timed(lambda: training.train(config, seed, dataset))
+    dataset = dataset_of(work.num_train, work.device)
+    _, seconds, cpu = timed(lambda: training.train(config, seed, dataset, device=work.device))
     return Outcome(seconds, cpu, None)
+
+
+def speed_run(work: Work, seed: int) -> Outcome:
+    """`course_lib.speedrun` by its own clock, which stops and starts as the published one's."""
+    recipe = speedrun.Recipe(epochs=work.epochs)
+    found = speedrun.train(recipe, seed, dataset_of(work.num_train, work.device))
+    return Outcome(60 * found["minutes"], 60 * found["minutes"], found["accuracy"])
 
 
 def together(work: Work, seed: int) -> Outcome:
     """`work.replicas` nets with learning rates of their own, side by side in one program."""
-    configs, dataset = _spread(work), dataset_of(work.num_train)
-    size = side_by_side(configs[0])
+    configs, dataset = _spread(work), dataset_of(work.num_train, work.device)
+    size = side_by_side(configs[0], work.device)
     groups = [configs[start : start + size] for start in range(0, len(configs), size)]
+    train_together = partial(replicas.train_replicas, device=work.device)
 
     def run():
-        return [r for group in groups for r in replicas.train_replicas(group, seed, dataset)]
+        return [r for group in groups for r in train_together(group, seed, dataset)]
 
     results, seconds, cpu = timed(run)
     return Outcome(seconds, cpu, accuracy(results[0].model))
@@ -97,28 +120,28 @@ def _spread(work: Work) -> list[TrainConfig]:
 # --- floors -----------------------------------------------------------------------------------
 
 
-def quick_precision() -> str:
-    """What "auto" means on this processor."""
-    return training.precision_on(torch.device("cpu"), "auto")
+def quick_precision(device: str) -> str:
+    """What "auto" means on this machine's `device`."""
+    return training.precision_on(torch.device(device), "auto")
 
 
 def rates(work: Work) -> dict[str, float]:
-    """What this machine can do, best of seven: the products of the first layer at the shape that
-    they have in `work`, copies, and batches of images read and converted."""
+    """What the work's device can do, best of seven: the products of the first layer at the shape
+    that they have in `work`, copies, and batches of images read and converted."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[work.precision]
-    width = work.hidden * min(work.replicas, side_by_side(config_of(work)))
-    inputs = torch.rand(work.batch_size, 3072).to(dtype)
-    weight, errors = (torch.rand(width, n).to(dtype) for n in (3072, work.batch_size))
-    large, target = torch.rand(2**25), torch.empty(2**25)
-    prepare = training.make_prepare(config_of(work), dataset_of(work.num_train))
+    there, dataset = {"device": work.device}, dataset_of(work.num_train, work.device)
+    width = work.hidden * min(work.replicas, side_by_side(config_of(work), work.device))
+    inputs = torch.rand(work.batch_size, 3072, **there).to(dtype)
+    weight, errors = (torch.rand(width, n, **there).to(dtype) for n in (3072, work.batch_size))
+    large, target = torch.rand(2**25, **there), torch.empty(2**25, **there)
+    prepare = training.make_prepare(config_of(work), dataset)
 
     def products():
         return weight @ inputs.T, errors @ inputs  # forward, and the gradient by the weights
 
     def read():
         order = torch.Generator().manual_seed(0)
-        part = dataset_of(work.num_train).train
-        for batch, _ in data.batches(part, work.batch_size, generator=order):
+        for batch, _ in data.batches(dataset.train, work.batch_size, generator=order):
             prepare(batch)
 
     def best(run, count):

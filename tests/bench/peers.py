@@ -7,6 +7,7 @@ trains the bias-free net with one hidden layer by SGD with momentum and returns 
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import numpy as np
@@ -46,7 +47,8 @@ def torchvision_data(work: Work) -> torchvision.datasets.CIFAR10:
     """torchvision's own dataset class, with its `__getitem__`, over the images at hand."""
     dataset = torchvision.datasets.CIFAR10.__new__(torchvision.datasets.CIFAR10)
     part = train_part(work)
-    dataset.data, dataset.targets = part.inputs.permute(0, 2, 3, 1).numpy(), part.targets.tolist()
+    dataset.data = part.inputs.permute(0, 2, 3, 1).cpu().numpy()
+    dataset.targets = part.targets.tolist()
     moved = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     dataset.transform = transforms.Compose(
         [*(moved if work.augment else []), transforms.ToTensor()]
@@ -59,21 +61,45 @@ def plain_loop(model: nn.Module, loader, work: Work) -> None:
     optimizer = make_optimizer(model, work)
     for _ in range(work.epochs):
         for inputs, targets in loader:
+            inputs, targets = (t.to(work.device, non_blocking=True) for t in (inputs, targets))
             optimizer.zero_grad()
             loss = F.cross_entropy(model(inputs), targets)
             loss.backward()
             optimizer.step()
 
 
-def thread_loop(work: Work, seed: int, **loading) -> Outcome:
+def make_net(work: Work) -> nn.Module:
+    return Net(work.hidden).to(work.device)
+
+
+def make_conv(work: Work) -> nn.Module:
+    from course_lib import models
+
+    return models.build("all_conv").to(work.device)
+
+
+def thread_loop(
+    work: Work, seed: int, make_model: Callable[[Work], nn.Module] = make_net, **loading
+) -> Outcome:
     """The loop of the forum's question: ToTensor, a DataLoader with four workers."""
     torch.manual_seed(seed)
-    model = Net(work.hidden)
+    model = make_model(work)
     # as in a script of one's own on Linux; a contestant is itself spawned, and so would workers be
     options = {"num_workers": 4, "multiprocessing_context": "fork"} | loading
     loader = DataLoader(torchvision_data(work), work.batch_size, shuffle=True, **options)
     _, seconds, cpu = timed(lambda: plain_loop(model, loader, work))
     return Outcome(seconds, cpu, accuracy(model))
+
+
+def thread_loop_for_gpu(work: Work, seed: int, make_model: Callable = make_net) -> Outcome:
+    """The same as one tunes it for a GPU: a worker for each core, batches in pinned memory."""
+    workers = {"num_workers": len(os.sched_getaffinity(0)), "persistent_workers": True}
+    return thread_loop(work, seed, make_model, pin_memory=work.device == "cuda", **workers)
+
+
+def conv_loader_for_gpu(work: Work, seed: int) -> Outcome:
+    """`thread_loop_for_gpu` with answer 1's all-convolutional net."""
+    return thread_loop_for_gpu(work, seed, make_conv)
 
 
 def thread_loop_tuned(work: Work, seed: int) -> Outcome:
@@ -100,15 +126,15 @@ def thread_loader(work: Work, seed: int) -> Outcome:
 # --- a hand-written loop on resident tensors --------------------------------------------------
 
 
-def hand_written(work: Work, seed: int) -> Outcome:
+def hand_written(work: Work, seed: int, make_model: Callable = make_net) -> Outcome:
     """What one writes in ten minutes: uint8 tensors in memory, indexed by a permutation."""
     torch.manual_seed(seed)
-    model, part = Net(work.hidden), train_part(work)
+    model, part = make_model(work), train_part(work)
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, momentum=work.momentum, fused=True)
 
     def train():
         for _ in range(work.epochs):
-            order = torch.randperm(len(part))
+            order = torch.randperm(len(part), device=work.device)
             for start in range(0, len(part), work.batch_size):
                 picked = order[start : start + work.batch_size]
                 inputs, targets = part.inputs[picked].float().div_(255), part.targets[picked]
@@ -121,12 +147,15 @@ def hand_written(work: Work, seed: int) -> Outcome:
     return Outcome(seconds, cpu, accuracy(model))
 
 
+def conv_hand_written(work: Work, seed: int) -> Outcome:
+    """The same with answer 1's all-convolutional net."""
+    return hand_written(work, seed, make_conv)
+
+
 def conv_plain(work: Work, seed: int) -> Outcome:
     """Answer 1's all-convolutional net in a plain float32 loop over resident tensors."""
-    from course_lib import models
-
     torch.manual_seed(seed)
-    model, part = models.build("all_conv"), train_part(work)
+    model, part = make_conv(work), train_part(work)
     optimizer = make_optimizer(model, work)
 
     def train():

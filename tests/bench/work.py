@@ -43,20 +43,24 @@ def images() -> data.Dataset:
 
 
 def train_part(work: Work) -> data.Split:
-    """The first `num_train` training examples."""
-    return images().subset(num_train=work.num_train).train
+    """The first `num_train` training examples, on the work's device."""
+    return images().subset(num_train=work.num_train).to(work.device).train
 
 
 def timed(run: Callable[[], object]) -> tuple[object, float, float]:
-    """What `run()` returns, and how long it took on the clock and on the processor."""
+    """What `run()` returns, and how long it took on the clock and on the processor; a GPU is waited
+    for."""
+    catch_up = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    catch_up()
     clock, cpu = time.perf_counter(), time.process_time()
     result = run()
+    catch_up()
     return result, time.perf_counter() - clock, time.process_time() - cpu
 
 
 def accuracy(model: torch.nn.Module) -> float:
     """Share of the 10,000 test images that `model` gets right; untimed."""
-    test = images().test
+    test = images().to(next(model.parameters()).device).test
     model.eval()
     with torch.no_grad():
         parts = [
