@@ -2,6 +2,8 @@
 
 Nothing is downloaded unless `python -m course_lib.data` (`make data`) is called. First use writes
 all images to one file, `cifar10-uint8.pt`; later loads map it into memory and check its digest.
+Only that first use needs more than torch: pillow and tqdm for class folders, torchvision for the
+original batch files. So do downloads: tqdm.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ import types
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +66,13 @@ class DataError(ValueError):
     """There is something, but it is unfinished or broken."""
 
 
+def known(argument: str, value, names: Collection):
+    """`value`, which has to be one of `names`; raises ValueError that names them if it is not."""
+    if value not in names:
+        raise ValueError(f"{argument} is {value!r}; known: {', '.join(map(str, names)) or 'none'}")
+    return value
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Examples: `inputs` uint8 images (N, 3, H, W) or float (N, ...); `targets` int64 or float.
@@ -100,7 +109,11 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of one origin; `identity` is 16 hex digits of a SHA-256 over all tensors."""
+    """Three splits of one origin.
+
+    `identity`: 16 hex digits of a SHA-256 over all tensors as they were loaded or cut by `subset`.
+    What a task makes of them keeps it: a record says by it which images a run began with.
+    """
 
     name: str
     identity: str
@@ -113,10 +126,13 @@ class Dataset:
     ) -> "Dataset":
         """Fewer images: val is the last `num_val` of train, train the first of what is left.
 
-        None takes all; num_val=0 leaves val as it is. Raises ValueError if there are too few.
+        None takes all; num_val=0 leaves val as it is. Raises ValueError if there are too few, or if
+        `num_val` is asked of a dataset that has a val already.
         """
         if num_val and len(self.val):
-            raise ValueError(f"num_val is {num_val}, but val already holds {len(self.val)}")
+            raise ValueError(
+                f"num_val is {num_val}, but val already holds {len(self.val)}; use 0 to leave it so"
+            )
         left = len(self.train) - num_val
         num_train = left if num_train is None else num_train
         num_test = len(self.test) if num_test is None else num_test
@@ -174,15 +190,15 @@ def load_cifar10(root: str | Path | None = None, *, _counts: dict[str, int] = CO
     return dataset
 
 
-def load_standin(num_train: int = 8000, num_test: int = 2000, *, seed: int = 0) -> Dataset:
-    """The stand-in: generated uint8 images (N, 3, 32, 32), a function of `seed`."""
-    return _dataset(standin.NAME, standin.generate(num_train, num_test, seed=seed))
+def load_standin(*sizes: int) -> Dataset:
+    """The stand-in: generated uint8 images (N, 3, 32, 32); `sizes` as for `standin.generate`."""
+    return _dataset(standin.NAME, standin.generate(*sizes))
 
 
-def load_images(root: str | Path | None = None) -> Dataset:
+def load_images() -> Dataset:
     """CIFAR-10 if it is there, else the stand-in. Raises DataError if it is there but broken."""
     try:
-        return load_cifar10(root)
+        return load_cifar10()
     except DataMissing:
         return load_standin()
 
@@ -199,7 +215,11 @@ def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Mean and population std per channel in [0, 1] units, float64 (3,), of uint8 images."""
+    """Mean and population std per channel in [0, 1] units, float64 (3,), of uint8 images.
+
+    The std of a channel that never varies counts as 1: see `divisor`. Raises ValueError for other
+    inputs, or none.
+    """
     if split.inputs.dtype != torch.uint8 or len(split) == 0:
         kind = f"{len(split)} inputs of {split.inputs.dtype}"
         raise ValueError(f"split holds {kind}; take the statistics of uint8 images")
@@ -208,7 +228,16 @@ def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     share = counts / counts.sum(dim=1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
     mean = share @ levels
-    return mean, (share * (levels - mean[:, None]).square()).sum(dim=1).sqrt()
+    return mean, divisor((share * (levels - mean[:, None]).square()).sum(dim=1).sqrt())
+
+
+def divisor(std: Tensor) -> Tensor:
+    """Standard deviations, of any shape, to divide by: 1 for 0, the others as they are.
+
+    So a feature that never varies becomes 0 once its mean is taken off, and not NaN; it is what
+    scikit-learn's StandardScaler does.
+    """
+    return std.masked_fill(std == 0, 1.0)
 
 
 def batches(
@@ -221,7 +250,8 @@ def batches(
     """(inputs, targets) slices of `split`, in order or in one permutation drawn per call.
 
     The short last batch is kept. `augment` maps a batch of inputs to another. The permutation is
-    drawn on the generator's device, so that a CPU generator gives a GPU the same order.
+    drawn on the generator's device, so that a CPU generator gives a GPU the same order. Raises
+    ValueError, when called, for a `batch_size` below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; use at least 1")
@@ -244,6 +274,7 @@ def crop_and_flip(images: Tensor, *, padding: int = 4, generator: torch.Generato
     """Each image (N, C, H, W) shifted by up to `padding` pixels, black beyond its edge, and
     mirrored with probability 1/2; same shape and dtype.
 
+    Raises ValueError for another shape, or a negative `padding`.
     Source: He et al. 2016, "Deep residual learning", section 4.2.
     """
     if images.ndim != 4 or padding < 0:
@@ -266,6 +297,7 @@ def cut_out(images: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
     """Each image (N, C, H, W) with a black square of `size` × `size` pixels in it, same shape and
     dtype. Its centre is any pixel, so that it may reach over the edge.
 
+    Raises ValueError for another shape, or a `size` below 1.
     Source: DeVries and Taylor 2017, arXiv 1708.04552; they fill with the mean.
     """
     if images.ndim != 4 or size < 1:
@@ -370,7 +402,10 @@ def _write_cache(path: Path, held: dict) -> None:
 
 
 def import_torchvision() -> types.ModuleType:
-    """torchvision, made importable where its CUDA build lies beside a CPU-only torch."""
+    """torchvision, made importable where its CUDA build lies beside a CPU-only torch.
+
+    Raises DataError where it is not installed.
+    """
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
         raise DataError(f"{BATCHES} is read through torchvision, which is missing; pip install it")

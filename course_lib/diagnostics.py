@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from course_lib.models import ACTIVATIONS
 
 CHUNK = 250  # examples a pass: a Hessian product on the posted CNN then takes about 1 GB
+MAX_PRODUCTS = 100  # Hessian-vector products for one eigenvalue
+TOLERANCE = 1e-4  # of an eigenvalue λ: its residual |Hv − λv| may be so large, times |λ|
 
 
 def grad_norm(model: nn.Module) -> float:
@@ -82,12 +84,13 @@ def _merge(rows: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) -> None:
-    """Call observe(name, outputs) for each module of `kinds` and each chunk of inputs."""
+    """Call observe(name, outputs) for each module of `kinds` and each chunk of inputs, in eval
+    mode. Raises ValueError as `_chunks` does, or if a module is called twice."""
     seen: list[str] = []
 
     def hook(name: str, module: nn.Module, args: tuple, outputs: Tensor) -> None:
         if name in seen:
-            raise ValueError(f"{name!r} runs twice a pass; give each activation its own module")
+            raise ValueError(f"{name!r} runs twice a pass; give each layer its own module")
         seen.append(name)
         observe(name, outputs)
 
@@ -103,29 +106,22 @@ def _observe(model: nn.Module, inputs: Tensor, kinds: tuple, observe: Callable) 
             handle.remove()
 
 
-@torch.no_grad()
 def multiply_adds(model: nn.Module, image_shape: tuple[int, ...] = (3, 32, 32)) -> int:
     """Multiply-adds of convolutions and linear layers for one image of `image_shape`, forward.
 
     Places in the padding count, since they are multiplied too; biases, norms, activations and pools
-    do not. Raises ValueError if the net has none of these layers.
+    do not. Raises ValueError if the net has none of these layers, or calls one twice.
     """
     counted: list[int] = []
 
-    def count(module: nn.Module, args: tuple, outputs: Tensor) -> None:
-        counted.append(outputs[0].numel() * module.weight[0].numel())  # each output, its window
+    def count(name: str, outputs: Tensor) -> None:
+        window = model.get_submodule(name).weight[0]
+        counted.append(outputs.numel() * window.numel())
 
-    kinds = (nn.Conv2d, nn.Linear)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    if not layers:
+    like = next(model.parameters(), torch.empty(0))  # its device and type
+    _observe(model, like.new_zeros((1, *image_shape)), (nn.Conv2d, nn.Linear), count)
+    if not counted:
         raise ValueError("model has no convolution and no linear layer; there is nothing to count")
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with _eval_mode(model):
-            model(next(model.parameters()).new_zeros((1, *image_shape)))
-    finally:
-        for handle in handles:
-            handle.remove()
     return sum(counted)
 
 
@@ -197,7 +193,10 @@ def neighbour_correlation(images: Tensor) -> tuple[float, float]:
     x = x - x.mean(dim=(1, 2, 3), keepdim=True)
     variance = x.square().mean().item()
     if not variance > 0:
-        raise ValueError("images are constant, or hold NaN: they have no correlation")
+        raise ValueError(
+            f"images has variance {variance}: constant, or with NaN, they have no correlation; "
+            "leave them out"
+        )
     pairs = (x[..., :-1] * x[..., 1:], x[..., :-1, :] * x[..., 1:, :])
     right, below = (products.mean().item() / variance for products in pairs)
     return right, below
@@ -227,22 +226,18 @@ def top_hessian_eigenvalue(
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     inputs: Tensor,
     targets: Tensor,
-    *,
-    num_iterations: int = 100,
-    tolerance: float = 1e-4,
-    generator: torch.Generator | None = None,
 ) -> float:
     """Algebraically largest eigenvalue of the loss's Hessian in the trained parameters.
 
     `loss_fn(logits, targets)` must be a mean over examples. Iterates, one Hessian-vector product
-    each, until the residual |Hv − λv| is at most `tolerance` · |λ|: some eigenvalue is then that
-    close. A value cut off by `num_iterations` is a lower bound. NaN where the loss is not finite.
-    The start vector comes from `generator`, or from a seed of its own.
+    each, until the residual |Hv − λv| is at most `TOLERANCE` · |λ|: some eigenvalue is then that
+    close. A value cut off by `MAX_PRODUCTS` is a lower bound. NaN where the loss is not finite.
+    The start vector is always the same.
     Raises ValueError if `inputs` is empty or not float, or if nothing is trained.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
-        raise ValueError("model has no trained parameters; its Hessian is empty")
+        raise ValueError("model has no trained parameters; its Hessian is empty: unfreeze some")
     parts = list(zip(_chunks(inputs), targets.split(CHUNK), strict=True))
 
     def product(vector: Tensor) -> Tensor:
@@ -250,11 +245,10 @@ def top_hessian_eigenvalue(
         losses = (loss_fn(model(x), y) * (len(x) / len(inputs)) for x, y in parts)
         return sum(_hessian_product(loss, params, pieces) for loss in losses)
 
-    generator = generator or torch.Generator().manual_seed(0)
-    shape = (sum(p.numel() for p in params),)
-    start = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    generator, size = torch.Generator().manual_seed(0), sum(p.numel() for p in params)
+    start = torch.randn(size, generator=generator, dtype=torch.float64)
     with _eval_mode(model), torch.enable_grad():
-        return _largest_eigenvalue(product, start.to(inputs.device), num_iterations, tolerance)
+        return _largest_eigenvalue(product, start.to(inputs.device))
 
 
 def _hessian_product(loss: Tensor, params: list, pieces: tuple) -> Tensor:
@@ -268,7 +262,7 @@ def _hessian_product(loss: Tensor, params: list, pieces: tuple) -> Tensor:
     return torch.cat([g.reshape(-1) for g in grads]).double()
 
 
-def _largest_eigenvalue(product: Callable, start: Tensor, limit: int, tolerance: float) -> float:
+def _largest_eigenvalue(product: Callable, start: Tensor) -> float:
     """LOBPCG (Knyazev 2001) with one vector: the best mix of vector, last step and residual.
 
     Power iteration finds the eigenvalue of largest magnitude, whatever its sign, can stall where
@@ -276,7 +270,7 @@ def _largest_eigenvalue(product: Callable, start: Tensor, limit: int, tolerance:
     """
     basis = (start / start.norm())[:, None]  # (parameters, up to 3), orthonormal
     images = product(basis[:, 0])[:, None]  # the Hessian times basis
-    for _ in range(limit):
+    for _ in range(MAX_PRODUCTS):
         small = basis.T @ images
         if not small.isfinite().all():
             return math.nan
@@ -284,7 +278,7 @@ def _largest_eigenvalue(product: Callable, start: Tensor, limit: int, tolerance:
         value, mix = ritz[-1].item(), mixes[:, -1:]
         residual = images @ mix - value * (basis @ mix)
         size = residual.norm().item()
-        if size <= tolerance * abs(value):
+        if size <= TOLERANCE * abs(value):
             break
         moved = mix[1:].norm()
         if moved > 0:  # keep the last step, orthogonal to the new vector within the old basis

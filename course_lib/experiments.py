@@ -2,7 +2,7 @@
 
 A study names its arms (configurations), its contrasts (what claims assert about them) and its
 seeds. `make results` runs what a record lacks; a page runs small copies of the same arms. Running
-needs torch and numpy alone.
+needs torch and numpy alone, and further what `data` and the tasks name as theirs.
 """
 
 import argparse
@@ -483,7 +483,7 @@ def shares_by_half(study: "Study", claim: str) -> dict[str, dict[str, dict[str, 
 
 
 def work(jobs: list[Job], device: str = "cpu") -> list[dict]:
-    """Do one bundle; the process that calls it needs this library and the data, nothing else."""
+    """Do one bundle; the process that calls it needs this library, what its runs need, the data."""
     first, test = jobs[0], jobs[0].phase != "tune"
     if len(jobs) == 1:
         runs = [run(first.config, first.seed, device=device, test=test)]

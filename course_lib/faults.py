@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib import models
+from course_lib.data import divisor
 
 ALL = ("mlp", "cnn", "resnet", "regression")  # the nets of the zoo
 CLASSIFIERS, CONVOLUTIONS, WITH_NORM = ALL[:3], ALL[1:3], ALL[1:3]
@@ -288,12 +289,14 @@ def examples_reshaped(setup: Setup) -> None:
 
 
 def standardise(inputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function that takes the mean of `inputs` and divides by their standard deviation.
+    """A function that takes the mean of float `inputs` off and divides by their standard deviation.
 
-    Both per channel of images, and per feature otherwise.
+    Both per channel of images (N, C, H, W), and per feature of other inputs (N, D); where one never
+    varies, its deviation counts as 1: see `data.divisor`.
     """
     dims = [d for d in range(inputs.ndim) if d != 1]
     std, mean = torch.std_mean(inputs, dims, keepdim=True)
+    std = divisor(std)
     return lambda inputs: (inputs - mean) / std
 
 

@@ -192,10 +192,8 @@ def final_metrics(config: TrainConfig, result, dataset: data.Dataset, *, test: b
 
 def check(config: TrainConfig) -> None:
     """Raise ValueError if `config.measures` holds an unknown name."""
-    known = (*MEASURES, *HISTORY_MEASURES)
     for name in config.measures:
-        if name not in known:
-            raise ValueError(f"measures holds {name!r}; known: {', '.join(known)}")
+        data.known("a measure", name, (*MEASURES, *HISTORY_MEASURES))
 
 
 def _test_accuracy_prepared_as(**changes) -> Callable:

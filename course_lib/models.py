@@ -500,7 +500,10 @@ def weight_layers(model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def scale_initial_weights(model: nn.Module, scales: float | Sequence[float]) -> None:
-    """Multiply weights (not biases) in place, by one factor or one for each weight layer."""
+    """Multiply weights (not biases) in place, by one factor or one for each weight layer.
+
+    Raises ValueError for another number of factors.
+    """
     layers = weight_layers(model)
     for layer, scale in zip(layers, _per_layer("scales", scales, layers), strict=True):
         layer.weight.mul_(scale)

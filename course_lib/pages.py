@@ -11,6 +11,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from course_lib.verdicts import (
     alarm_above,
     combine,
     costly_runs,
+    is_share,
     judge,
     repaired,
     revealed,
@@ -53,9 +55,7 @@ def points(fraction: float, digits: int = 1) -> str:
 
 def level(value: float, metric: str) -> str:
     """A value of `metric` with its unit: shares in per cent, the rest bare."""
-    if metric.endswith(("accuracy", "share")):
-        return percent(value)
-    return f"{value:.3g}"
+    return percent(value) if is_share(metric) else f"{value:.3g}"
 
 
 def difference(value: float, verdict: Verdict) -> str:
@@ -63,7 +63,7 @@ def difference(value: float, verdict: Verdict) -> str:
     value = value or 0.0  # no minus before a zero
     if verdict.relative:
         return f"{100 * value:+.1f} %".replace("-", "−")
-    if verdict.metric.endswith(("accuracy", "share")):
+    if is_share(verdict.metric):
         return points(value)
     return f"{value:+.3g}".replace("-", "−")
 
@@ -158,9 +158,6 @@ def _place_of_figure(verdict: Verdict) -> str:
     if missed_by > 0:
         return f"The text's {figure} lies {difference(missed_by, verdict).lstrip('+')} outside."
     return f"The text's {figure} {'reaches' if verdict.about else 'lies'} inside."
-
-
-TO_COME = Markdown("*The runs of this part are still to come.*")
 
 
 def ready(*studies) -> bool:
@@ -258,11 +255,11 @@ def _claim_texts() -> dict[str, str]:
 class Row:
     """One line of the board."""
 
-    claim: dict
+    claim: dict  # its row of claims.yml
     word: str
-    verdicts: list[Verdict]
-    boundaries: list[Verdict]
-    runs: list[dict]
+    verdicts: list[Verdict]  # on the claim, or on its parts
+    boundaries: list[Verdict]  # in other settings
+    runs: list[dict]  # that the verdicts rest on, each once
 
 
 def judged() -> dict[str, tuple[Verdict, list[dict]]]:
@@ -322,9 +319,8 @@ def board() -> HTML:
 
 def _board_row(row: Row, head: tuple) -> str:
     claim = row.claim
-    link = (
-        f'<a href="{claim["page"]}.html">{claim["id"]}</a>' if _page_exists(claim) else claim["id"]
-    )
+    there = (CHAPTERS / f"{claim['page']}.md").exists()
+    link = f'<a href="{claim["page"]}.html">{claim["id"]}</a>' if there else claim["id"]
     mains = {part["id"] for part in claim.get("parts", []) if part["main"]}
     parts = "".join(
         f"<br><small>{v.claim}{' (main)' * (v.claim in mains)} {pill(v.word)} "
@@ -337,7 +333,7 @@ def _board_row(row: Row, head: tuple) -> str:
         pill(row.word),
         html.escape(effect(single)) if single else "–",
         html.escape(interval(single)) if single else "–",
-        html.escape(runs_done(single)) if single else _lengths(row),
+        ", ".join(sorted({runs_done(v) for v in row.verdicts})) or "–",
         _budget(row.runs),
         "; ".join(f"{_condition(v, claim['id'])}: {pill(v.word)}" for v in row.boundaries) or "–",
     )
@@ -357,10 +353,6 @@ def _condition(verdict: Verdict, row: str) -> str:
     return html.escape(f"{part}, {condition}" if len(part) == 1 else condition)
 
 
-def _lengths(row: Row) -> str:
-    return ", ".join(sorted({runs_done(v) for v in row.verdicts})) or "–"
-
-
 def _budget(runs: list[dict]) -> str:
     """How many runs, their time, and with what and when they were made."""
     if not runs:
@@ -372,16 +364,10 @@ def _budget(runs: list[dict]) -> str:
     return f"{len(runs)} runs{minutes}<br><small>{made}</small>"
 
 
-def _page_exists(claim: dict) -> bool:
-    return (CHAPTERS / f"{claim['page']}.md").exists()
-
-
 def board_summary() -> Markdown:
     """How many rows are decided, and how many of those would err by chance at 99 %."""
     rows = board_rows()
-    tally = {
-        word: sum(row.word == word for row in rows) for word in dict.fromkeys(r.word for r in rows)
-    }
+    tally = Counter(row.word for row in rows)  # in the order of their first rows
     counts = ", ".join(f"{count} *{word}*" for word, count in tally.items())
     decided = [v for row in rows for v in row.verdicts if _rests_on_runs(v)]
     elsewhere = [v for row in rows for v in row.boundaries if _rests_on_runs(v)]
@@ -443,10 +429,9 @@ def zoo_reading(study, found: str, mended: str, expected: Mapping[str, str]) -> 
     `study` asks both on the zoo, by its contrasts `found` and `mended`; `expected` maps every
     judging fault to words, "found" or "repaired" among them.
     """
-    runs = study.runs()
-    if any(len(runs.of(arm)) < study.seeds for arm in study.arms):
+    if not ready(study):
         return Markdown("*The runs on the bug zoo are still to come.*")
-    alarm = study.claims[found]
+    alarm, runs = study.claims[found], study.runs()
     seen, false = revealed(alarm, runs)
     costly, back = (read(study.claims[mended], runs) for read in (costly_runs, repaired))
     said = [{k for k, text in expected.items() if word in text} for word in ("found", "repaired")]
@@ -495,15 +480,8 @@ def _room(path: Path) -> list[str]:
         and not node.name.startswith("_")
         and ast.get_docstring(node)
     ]
-    head = [
-        f"## `{path.stem}`",
-        "",
-        _first_sentence(tree),
-        "",
-        "| name | what it is |",
-        "|---|---|",
-    ]
-    return [*head, *rows, ""]
+    table = ["| name | what it is |", "|---|---|", *rows]
+    return [f"## `{path.stem}`", "", _first_sentence(tree), "", *table, ""]
 
 
 def _first_sentence(node: ast.AST) -> str:

@@ -1,10 +1,10 @@
 """Every figure of the book: plain data in, one inline SVG out. No torch here.
 
-Each public function draws one figure and returns it as a `Figure`; given an `ax` it draws there
-and returns the note (n, what the marks mean) that the caption then needs. Where the unit is "%" or
-"points", the values given are fractions, drawn times 100. The only statistics computed here make
-raw values readable: a mean and its 95 % t-interval (`arms`), a median (`curves`), a standard
-deviation (`histogram`). Intervals that decide a verdict are passed in.
+Each public function draws one figure and returns it as a `Figure`, its caption completed by a note
+(n, what the marks mean). Where the unit is "%" or "points", the values given are fractions, drawn
+times 100. The only statistics computed here make raw values readable: a mean and its 95 %
+t-interval (`arms`), a median (`curves`), a standard deviation (`histogram`). Intervals that decide
+a verdict are passed in.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -91,29 +90,12 @@ class Figure:
             f"{html.escape(self.caption)}</figcaption></figure>"
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write `path`: for .svg what the page holds, else whatever matplotlib makes of it."""
-        if Path(path).suffix == ".svg":
-            Path(path).write_text(self.svg(), encoding="utf-8")
-        else:
-            self.fig.savefig(path)
-
-
-def arm_colours(arms: Sequence[str]) -> dict[str, str]:
-    """Colour ("#RRGGBB") of each arm of a study, given all of its arms in their order.
-
-    Arms in `NAMED_ARMS` keep their colour on every page; the others take, in order, the colours
-    that no named arm of this study has. When these run out, they return with another marker.
-    """
-    return {arm: style["color"] for arm, style in _arm_styles(arms).items()}
-
 
 @_styled
 def arms(
     values_by_arm: Mapping, *, metric: str, unit: str = "", references: Mapping | None = None,
-    study_arms: Sequence[str] | None = None, alt: str = "", caption: str = "",
-    ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
+    study_arms: Sequence[str] | None = None, alt: str, caption: str,
+) -> Figure:  # fmt: skip
     """Dots, one a seed, in a row per arm, with the mean and its 95 % t-interval.
 
     `values_by_arm` maps an arm to its values (S,), or to groups such as {"train": (S,), "test":
@@ -129,7 +111,7 @@ def arms(
         for group, values in groups.items()
     ]
     references = {label: scale * value for label, value in (references or {}).items()}
-    axes = _axes(ax, 0.55 * len(rows) + 0.22 * len(references) + 0.65)
+    axes = _axes(0.55 * len(rows) + 0.22 * len(references) + 0.65)
     for row, (arm, group, filled, values) in enumerate(rows):
         name = f"{arm}, {group}" if group else arm
         _strip(axes, -row, name, values, styles[arm], filled=filled)
@@ -138,7 +120,7 @@ def arms(
     _vertical_lines(axes, references, rows=range(0, -len(rows), -1))
     lost = sum(int((~np.isfinite(values)).sum()) for *_, values in rows)
     note = f"{_n(len(v) for *_, v in rows)}; dots are seeds; bar: mean and 95 % interval"
-    return _finish(axes, ax, alt, caption, note + f"; {lost} not finite, left out" * (lost > 0))
+    return _finish(axes, alt, caption, note + f"; {lost} not finite, left out" * (lost > 0))
 
 
 @_styled
@@ -155,12 +137,13 @@ def curves(
     ends with a cross at its first NaN, inf or None, or where its row is shorter than x; the median
     is of the runs that go on, while these are at least half. `bands` maps an arm to (low, high),
     (T,) each; `references` a label to a y; `events` a label to an x. A log x axis that holds 0 is
-    linear up to its first positive value.
+    linear up to its first positive value. Given an `ax`, it draws there and returns the note for
+    the caption alone.
     Raises ValueError for shapes that do not fit, and for values that a log axis cannot show.
     """
     styles, scale = _arm_styles(series_by_arm, study_arms), _factor(y_unit)
     label_lines = sum(len(textwrap.wrap(arm, 20)) for arm in series_by_arm)
-    axes = _axes(ax, max(3.0, 0.22 * label_lines + 0.9))
+    axes = ax or _axes(max(3.0, 0.22 * label_lines + 0.9))
     drawn = {
         arm: (np.asarray(x, dtype=float), scale * _runs(arm, x, y))
         for arm, (x, y) in series_by_arm.items()
@@ -181,7 +164,7 @@ def curves(
     notes = [_n(several), "thin lines are seeds, thick lines their median"] if several else []
     if any(np.isnan(runs).any() for _, runs in drawn.values()):
         notes.append("×: the last point of a line before a run diverged")
-    return _finish(axes, ax, alt, caption, "; ".join(notes))
+    return "; ".join(notes) if ax else _finish(axes, alt, caption, "; ".join(notes))
 
 
 @_styled
@@ -200,47 +183,49 @@ def panels(
     notes = [part(ax=ax) for part, ax in zip(parts, axes, strict=True)]
     axes[-1].set_xlabel(x_label)
     said_once = dict.fromkeys("; ".join(filter(None, notes)).split("; "))
-    return _finish(axes[-1], None, alt, caption, "; ".join(said_once))
+    return _finish(axes[-1], alt, caption, "; ".join(said_once))
 
 
 @_styled
 def resolution(
     num_seeds: Sequence[int], half95: Sequence[float], half99: Sequence[float], *,
-    unit: str = "points", marks: Sequence[int] = (1, 3, 5, 10), alt: str = "", caption: str = "",
-    ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
-    """The difference between two arms that n seeds each can resolve, against n.
+    marks: Sequence[int], alt: str, caption: str,
+) -> Figure:  # fmt: skip
+    """The difference between two arms, in points, that n seeds each can resolve, against n.
 
     `half95` and `half99` (N,) are half widths of the interval of the difference with `num_seeds`
     (N,) seeds in each arm; the values at the n in `marks` are printed.
     """
-    axes, x = _axes(ax, 3.0), np.asarray(num_seeds)
+    axes, x = _axes(3.0), np.asarray(num_seeds)
     series = {"95 % interval": (x, half95), "99 % interval": (x, half99)}
-    curves(series, y_label="smallest difference resolved", y_unit=unit,
+    curves(series, y_label="smallest difference resolved", y_unit="points",
            x_label="n, seeds in each arm", log_x=True, ax=axes)  # fmt: skip
     styles = _arm_styles(series).values()
     for half, style, shift in zip((half95, half99), styles, ((-3, -16), (3, 6)), strict=True):
-        for at in [(n, _factor(unit) * np.interp(n, x, half)) for n in marks]:
+        for at in [(n, 100.0 * np.interp(n, x, half)) for n in marks]:
             axes.plot(*at, **style, ms=6)
             axes.annotate(f"{at[1]:.2g}", at, shift, textcoords="offset points")
     axes.set(xticks=marks, ylim=(0, 1.12 * axes.get_ylim()[1]))
-    return _finish(axes, ax, alt, caption, "Lines: half width of the interval of the difference")
+    return _finish(axes, alt, caption, "Lines: half width of the interval of the difference")
 
 
 @_styled
 def histogram(
-    values: Sequence[float], *, metric: str, unit: str = "", bins: int = 20, alt: str = "",
-    caption: str = "", ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
+    values: Sequence[float], *, metric: str, unit: str = "", alt: str, caption: str
+) -> Figure:
     """How the values (N,) of many seeds spread: mean, standard deviation, lowest, highest.
 
     Raises ValueError when fewer than two values are given or one is not finite.
     """
     values = _factor(unit) * np.asarray(values, dtype=float)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError("values needs two or more finite numbers: leave out runs that diverged")
-    axes, mean, sd = _axes(ax, 2.7), values.mean(), values.std(ddof=1)
-    top = axes.hist(values, bins=bins, color=PALETTE[0], rwidth=0.88)[0].max()
+    finite = int(np.isfinite(values).sum())
+    if not 2 <= finite == len(values):
+        raise ValueError(
+            f"values has {len(values)} numbers, {finite} of them finite: give two or more, and "
+            "leave out runs that diverged"
+        )
+    axes, mean, sd = _axes(2.7), values.mean(), values.std(ddof=1)
+    top = axes.hist(values, bins=20, color=PALETTE[0], rwidth=0.88)[0].max()
     axes.plot([mean - sd, mean + sd], [1.13 * top] * 2, "|-", color=INK, lw=1.5, ms=8, mew=1.5)
     axes.plot([mean, mean], [0, 1.13 * top], color=INK, lw=1.2)
     digits = _digits(sd / 2)
@@ -252,25 +237,28 @@ def histogram(
     axes.margins(x=0.15)
     axes.set(xlabel=_with_unit(metric, unit), title="number of seeds", ylim=(0, 1.4 * top))
     axes.grid(visible=False, axis="x")
-    return _finish(axes, ax, alt, caption, f"n = {len(values)}; bar: mean ± 1 standard deviation")
+    return _finish(axes, alt, caption, f"n = {len(values)}; bar: mean ± 1 standard deviation")
 
 
 @_styled
 def verdict_bars(
     rows: Mapping, *, holds: tuple[float | None, float | None], holds_label: str, metric: str,
-    unit: str = "", zero: bool = True, alt: str = "", caption: str = "", ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
+    unit: str = "", zero: bool = True, alt: str, caption: str,
+) -> Figure:  # fmt: skip
     """Effects with their 95 % (thick) and 99 % (thin) intervals against what the claim needs.
 
     `rows` maps a label to (effect, low95, high95, low99, high99). The claim holds in the shaded
     range `holds` = (low, high), None for an open end, labelled `holds_label`; `zero`: these are
     differences, so show signs and the line of no difference.
-    Raises ValueError when a row is not five finite numbers or `holds` is open at both ends.
+    Raises ValueError without a row, when one is not five finite numbers, or when `holds` is open at
+    both ends.
     """
-    scale, axes = _factor(unit), _axes(ax, 0.5 * len(rows) + 0.75)
+    scale, axes = _factor(unit), _axes(0.5 * len(rows) + 0.75)
     edges = [scale * edge for edge in holds if edge is not None]
     if not rows or not edges:
-        raise ValueError("rows or holds is empty: pass one row or more, and one edge or two")
+        raise ValueError(
+            f"rows has {len(rows)} entries, holds is {holds}: pass one row or more, one edge or two"
+        )
     for row, (label, numbers) in enumerate(rows.items()):
         _interval(axes, -row, label, numbers, scale, sign="+" if zero else "")
     heights = -np.arange(len(rows))
@@ -285,14 +273,13 @@ def verdict_bars(
     axes.set_title(holds_label, loc=side)
     axes.set(xlabel=_with_unit(metric, unit), yticks=[], xlim=limits, ylim=(0.6 - len(rows), 0.85))
     axes.spines["left"].set_visible(False)
-    return _finish(axes, ax, alt, caption, "Dot: effect; thick bar: 95 %, thin: 99 % interval")
+    return _finish(axes, alt, caption, "Dot: effect; thick bar: 95 %, thin: 99 % interval")
 
 
 @_styled
 def matrix(
-    shares: Mapping[str, Mapping[str, Mapping[str, float]]], *, alt: str = "", caption: str = "",
-    ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]], *, alt: str, caption: str
+) -> Figure:
     """A dot for each share: full for 1, hollow for 0, tinted between; no dot where there is none.
 
     `shares` maps groups to rows to columns, such as halves to faults to nets. Rows that are hollow
@@ -307,7 +294,7 @@ def matrix(
         lines += [(group, None), *(item for item in rows.items() if any(item[1].values()))]
     if not columns:
         raise ValueError(f"shares is {shares!r}; give at least one row with one column")
-    axes = _axes(ax, 0.22 * len(lines) + 0.6)
+    axes = _axes(0.22 * len(lines) + 0.6)
     for place, (name, row) in enumerate(lines):
         weight = "normal" if row is not None else "bold"
         axes.text(-0.6, -place, name, ha="right", va="center", fontsize=10.5, weight=weight)
@@ -326,36 +313,34 @@ def matrix(
     dots = "Full dot: all; tinted: a part; hollow: nothing; no dot: not asked, or nothing to repair"
     more = f"{hollow} more row is" if hollow == 1 else f"{hollow} more rows are"
     rest = f"; {more} hollow throughout" if hollow else ""
-    return _finish(axes, ax, alt, caption, dots + rest)
+    return _finish(axes, alt, caption, dots + rest)
 
 
 @_styled
 def image_grid(
-    images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8, alt: str = "",
-    caption: str = "", ax: Axes | None = None,
-) -> Figure | str:  # fmt: skip
+    images: np.ndarray, titles: Sequence[str], *, columns: int, alt: str, caption: str
+) -> Figure:
     """Images (N, H, W, 3) uint8 in rows of `columns`, each with its title, of N, above it.
 
     Raises ValueError for another shape or type, or when titles and images differ in number.
     """
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"images is {images.dtype} {images.shape}: pass uint8 (N, H, W, 3), N ≥ 1")
-    if titles is not None and len(titles) != len(images):
+    if len(titles) != len(images):
         raise ValueError(f"titles has {len(titles)} entries for {len(images)} images: one each")
     columns, (height, width) = min(columns, len(images)), images.shape[1:3]
     per_inch = columns * (width + 2) / (WIDTH - 0.2)  # pixels of one mosaic: a single PNG
-    gap = 2 if titles is None else math.ceil(0.26 * per_inch)
+    gap = math.ceil(0.26 * per_inch)
     mosaic = np.zeros((-(-len(images) // columns) * (height + gap), columns * (width + 2), 4), "u1")
-    axes = _axes(ax, len(mosaic) / per_inch + 0.1)
-    for i, image in enumerate(images):
+    axes = _axes(len(mosaic) / per_inch + 0.1)
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         top, left = i // columns * (height + gap) + gap, i % columns * (width + 2) + 1
         tile = mosaic[top : top + height, left : left + width]
         tile[..., :3], tile[..., 3] = image, 255
-        if titles is not None:
-            axes.text(left + width / 2, top - 0.06 * per_inch, titles[i], ha="center", size=10.5)
+        axes.text(left + width / 2, top - 0.06 * per_inch, title, ha="center", size=10.5)
     axes.imshow(mosaic, interpolation="none")
     axes.set_axis_off()
-    return _finish(axes, ax, alt, caption, f"{len(images)} images of {height} × {width} pixels")
+    return _finish(axes, alt, caption, f"{len(images)} images of {height} × {width} pixels")
 
 
 def seen(values: np.ndarray, **options) -> np.ndarray:
@@ -393,15 +378,13 @@ def colour_map(name: str) -> np.ndarray:
     return matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
 
 
-def _axes(ax: Axes | None, height: float) -> Axes:
-    """The axes given, or those of a new figure `height` inches tall."""
-    return ax or Drawing(figsize=(WIDTH, height)).add_subplot()
+def _axes(height: float) -> Axes:
+    """The axes of a new figure `height` inches tall."""
+    return Drawing(figsize=(WIDTH, height)).add_subplot()
 
 
-def _finish(axes: Axes, given: Axes | None, alt: str, caption: str, note: str) -> Figure | str:
-    """The figure, its caption completed by `note`; the note alone for axes that were given."""
-    if given is not None:
-        return note
+def _finish(axes: Axes, alt: str, caption: str, note: str) -> Figure:
+    """The figure, its caption completed by `note`."""
     said = caption.strip()
     stop = "" if not said or said[-1] in ".?!" else "."
     whole = f"{said}{stop}" + f" {note}." * bool(said and note)
@@ -409,7 +392,11 @@ def _finish(axes: Axes, given: Axes | None, alt: str, caption: str, note: str) -
 
 
 def _arm_styles(drawn: Iterable[str], study_arms: Sequence[str] | None = None) -> dict[str, dict]:
-    """Colour, marker and dash by arm, as keyword arguments; they go together."""
+    """Colour, marker and dash by arm, as keyword arguments; they go together.
+
+    Arms in `NAMED_ARMS` keep their colour on every page; the others take, in order, the colours
+    that no named arm of this study has. When these run out, they return with another marker.
+    """
     every = list(drawn if study_arms is None else study_arms)
     if not every or not set(drawn) <= set(every):
         raise ValueError(f"arms are {[*drawn]}, study_arms {every}: draw some of the study's")
@@ -532,8 +519,11 @@ def _log_axes(axes: Axes, drawn: Iterable[tuple], *, log_x: bool, log_y: bool) -
     """Logarithmic axes where asked for, plain numbers at their ticks."""
     xs, ys = (np.concatenate([np.ravel(pair[k]) for pair in drawn]) for k in (0, 1))
     ys = ys[np.isfinite(ys)]
-    if log_x and (xs < 0).any() or log_y and (ys <= 0).any():
-        raise ValueError("log_x needs x ≥ 0, log_y needs y > 0: pass False, or drop the values")
+    remedy = "pass False, or drop the values"
+    if log_x and (xs < 0).any():
+        raise ValueError(f"x goes down to {xs.min():g}, log_x needs x ≥ 0: {remedy}")
+    if log_y and (ys <= 0).any():
+        raise ValueError(f"y goes down to {ys.min():g}, log_y needs y > 0: {remedy}")
     if log_x and (xs == 0).any():
         axes.set_xscale("symlog", linthresh=xs[xs > 0].min(initial=1), linscale=0.4)
     elif log_x:

@@ -35,7 +35,10 @@ def chapter_pages() -> list[Path]:
 
 
 def run_key(config: Mapping, seed: int, data_identity: str) -> str:
-    """What a run is filed under: a digest of its plain configuration, its seed and its data."""
+    """What a run is filed under: 16 hex digits of its plain configuration, its seed and its data.
+
+    `data_identity` is that of the images it began with, see `data.Dataset`.
+    """
     plain = json.dumps([config, seed, data_identity], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
@@ -46,6 +49,7 @@ def empty(study: str, analysis: Mapping) -> dict:
 
 
 def path_of(study: str) -> Path:
+    """The file that holds the record of `study`, once there is one."""
     return RESULTS / f"{study}.json"
 
 
@@ -77,12 +81,15 @@ def _is_complete(record: Mapping) -> bool:
 
 
 def load_all() -> dict[str, dict]:
-    """Every record of the book, by study."""
+    """Every record of the book, by study. Raises RecordError for one that cannot be used."""
     return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def read(path: Path) -> dict:
-    """Read and check one record file; a damaged or a newer one is named, never guessed at."""
+    """Read and check one record file; a damaged or a newer one is named, never guessed at.
+
+    Raises RecordError, with the remedy.
+    """
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +117,10 @@ def save(record: dict) -> Path:
     path, body = path_of(record["study"]), _dump(record)
     before, after = read(path)["runs"] if path.exists() else {}, json.loads(body)["runs"]
     if lost := [key for key, run in before.items() if after.get(key) != run]:
-        raise RecordError(f"{path.name} has {len(lost)} runs that this would drop or change")
+        raise RecordError(
+            f"{path.name} has {len(lost)} runs that this would drop or change; load the record and "
+            "add to it, or move the file away"
+        )
     try:
         _write(path, body)
     except OSError as error:
@@ -158,7 +168,8 @@ def rounded(value):
 def merge(path: Path) -> Path:
     """Join the runs of a record made elsewhere into the one here; equal keys keep ours.
 
-    Raises RecordError if the two were made from different pages, data or devices.
+    Raises RecordError if the two were made from different pages, data or devices. Data are told
+    apart by identity: runs on one have several names where their tasks make something of their own.
     """
     other = read(path)
     if not path_of(other["study"]).exists():
@@ -168,7 +179,8 @@ def merge(path: Path) -> Path:
     for part in ("arms", "contrasts", "tune"):
         if plan.get(part) != their_plan.get(part):
             raise RecordError(f"{path} has other {part} than ours; make both from the same page")
-    for what, of in (("data", _data_of), ("device", lambda run: run["device"])):
+    made = {"data": lambda run: run["data"]["identity"], "device": lambda run: run["device"]}
+    for what, of in made.items():
         here, there = ({of(run) for run in record["runs"].values()} for record in (ours, other))
         if here and there and here != there:
             raise RecordError(
@@ -178,10 +190,6 @@ def merge(path: Path) -> Path:
     ours["runs"] = {**ours["runs"], **other["runs"], **ours["runs"]}  # ours come first, and stay
     plan["tuned"] = {**their_plan.get("tuned", {}), **plan.get("tuned", {})}
     return save(ours)
-
-
-def _data_of(run: Mapping) -> str:
-    return f"{run['data']['name']} ({run['data']['identity']})"
 
 
 def _plain(config: Mapping) -> str:
@@ -217,7 +225,10 @@ class Runs:
         return list(self._runs[arm].values())
 
     def metric(self, arm: str, name: str) -> list[float | None]:
-        """`name` of every run of `arm`, by seed; None where a run has no finite value."""
+        """`name` of every run of `arm`, by seed; None where a run has no finite value.
+
+        Raises ValueError for an arm that the record does not have, or a metric that no run has.
+        """
         runs = self.of(arm)
         if runs and not any(name in run["metrics"] for run in runs):
             raise ValueError(f"metric is {name!r}; runs have {', '.join(runs[0]['metrics'])}")
@@ -234,7 +245,8 @@ class Runs:
     def series(
         self, arm: str, name: str, *, part: str = "probes", x: str = "step"
     ) -> tuple[list, list[list]]:
-        """What was read during the runs of `arm`: x of the longest run, and one row per seed."""
+        """What was read during the runs of `arm`: x of the longest run (T,), and one row per seed,
+        which is shorter where a run ended early. `part` is "probes", or "history" by "epoch"."""
         parts = [run[part] for run in self.of(arm)]
         longest = max((p[x] for p in parts), key=len, default=[])
         return longest, [p[name] for p in parts]
@@ -245,7 +257,7 @@ class Runs:
         """Values of two arms, and whether they are paired by seed: if both arms share the initial
         weights and the order of the examples, which the seed decides. `name_b`: the metric of `b`,
         where it is another. A seed that one arm ran in another precision than the other, where both
-        left it to the machine, is left out."""
+        left it to the machine, is left out. Raises ValueError as `metric` does."""
         name_b = name_b or name
         x, y = self.metric(a, name), self.metric(b, name_b)
         if any(self.configs[a].get(part) != self.configs[b].get(part) for part in DRAWS):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib import data
-from course_lib.data import Dataset, Split
+from course_lib.data import Dataset, Split, known
 
 PCA_DIMENSIONS = 256
 LARGEST = 140_000_000.0  # the range of inputs that the article on tips speaks of
@@ -77,21 +77,12 @@ def slipped(slip: str, prepare: Callable[[Dataset], Dataset]) -> Callable[[Datas
     """A task: the images of the task `prepare`, all splits, after one of `SLIPS` or `COLOURS`."""
     change = (SLIPS | COLOURS)[slip]
 
-    def task(base: Dataset) -> Dataset:
-        return _map_splits(prepare(base), lambda split: replace(split, inputs=change(split.inputs)))
-
-    return task
+    return lambda base: _map_inputs(prepare(base), change)
 
 
 def recompressed(quality: int) -> Callable[[Dataset], Dataset]:
-    """A task: the images, training and test, saved once more as JPEG of `quality` (1 to 95)."""
-
-    def task(base: Dataset) -> Dataset:
-        return _map_splits(
-            base, lambda split: replace(split, inputs=_as_jpeg(split.inputs, quality))
-        )
-
-    return task
+    """A task: the images, all splits, saved once more as JPEG of `quality` (1 to 95), by pillow."""
+    return lambda base: _map_inputs(base, lambda images: _as_jpeg(images, quality))
 
 
 def _as_jpeg(images: Tensor, quality: int) -> Tensor:
@@ -118,21 +109,14 @@ def images_pca(base: Dataset) -> Dataset:
         torch.manual_seed(0)  # the randomised SVD draws test vectors
         _, _, axes = torch.svd_lowrank(flat, q=PCA_DIMENSIONS, niter=4)
     axes = axes * axes.sum(dim=0).sign()  # an axis's sign is arbitrary: fix it
-
-    def project(split: Split) -> Split:
-        return replace(split, inputs=data.to_float(split.inputs).flatten(1) @ axes)
-
-    return _map_splits(base, project)
+    return _map_inputs(base, lambda images: data.to_float(images).flatten(1) @ axes)
 
 
 def images_16(base: Dataset) -> Dataset:
     """The images at half the size: means of 2×2 pixels, rounded, uint8 (N, 3, 16, 16)."""
-
-    def halve(split: Split) -> Split:
-        means = F.avg_pool2d(split.inputs.float(), 2).round_().to(torch.uint8)
-        return replace(split, inputs=means)
-
-    return _map_splits(base, halve)
+    return _map_inputs(
+        base, lambda images: F.avg_pool2d(images.float(), 2).round_().to(torch.uint8)
+    )
 
 
 def images_8(base: Dataset) -> Dataset:
@@ -169,14 +153,20 @@ def teacher(base: Dataset) -> Dataset:
     Inputs float32 (N, 20), standard normal; targets float32 (N, 1) of a 20-64-1 tanh net, mean 0
     and variance about 1, plus noise of standard deviation 0.1. Of `base` only the sizes count.
     """
-    first, second = (_normal(shape, seed=k) for k, shape in enumerate([(20, 64), (64, 1)]))
 
     def draw(split: Split, seed: int) -> Split:
         inputs = _normal((len(split), 20), seed=seed)
-        clean = (inputs @ first / 20**0.5).tanh() @ second / 64**0.5 / 0.63
-        return Split(inputs, clean + 0.1 * _normal((len(split), 1), seed=seed + 1))
+        return Split(inputs, _taught(inputs, seed=seed + 1))
 
     return _draw_splits(base, draw)
+
+
+def _taught(inputs: Tensor, *, seed: int) -> Tensor:
+    """What a fixed random net of 64 tanh units makes of `inputs` (N, D), noise added: (N, 1)."""
+    width = inputs.shape[1]
+    first, second = (_normal(shape, seed=k) for k, shape in enumerate([(width, 64), (64, 1)]))
+    clean = (inputs @ first / width**0.5).tanh() @ second / 64**0.5 / 0.63
+    return clean + 0.1 * _normal((len(inputs), 1), seed=seed)
 
 
 def heavy_tailed(low: int, high: int) -> Callable[[Dataset], Dataset]:
@@ -189,15 +179,12 @@ def heavy_tailed(low: int, high: int) -> Callable[[Dataset], Dataset]:
     net, mean near 0 and variance near 1, plus noise of standard deviation 0.1. Of `base` only the
     sizes count.
     """
-    first, second = (_normal(shape, seed=k) for k, shape in enumerate([(10, 64), (64, 1)]))
     typical = (4.0 + _normal((100_000,), seed=2)).clamp(low, high)  # the window's mean and spread
 
     def draw(split: Split, seed: int) -> Split:
         decades = 4.0 + _normal((len(split), 10), seed=seed)
         seen = (decades.clamp(low, high) - typical.mean()) / typical.std()
-        clean = (seen @ first / 10**0.5).tanh() @ second / 64**0.5 / 0.63
-        targets = clean + 0.1 * _normal((len(split), 1), seed=seed + 1)
-        return Split((10**decades).clamp(max=LARGEST), targets)
+        return Split((10**decades).clamp(max=LARGEST), _taught(seen, seed=seed + 1))
 
     return lambda base: _draw_splits(base, draw)
 
@@ -207,11 +194,11 @@ def images_decades(base: Dataset) -> Dataset:
 
     float32 (N, 3, 16, 16). log(1 + x) turns them into the images again, up to a factor.
     """
+    return _map_inputs(images_16(base), lambda images: _in_decades(images, LARGEST))
 
-    def spread(split: Split) -> Split:
-        return replace(split, inputs=(data.to_float(split.inputs) * math.log1p(LARGEST)).expm1())
 
-    return _map_splits(images_16(base), spread)
+def _in_decades(images: Tensor, largest: float) -> Tensor:
+    return (data.to_float(images) * math.log1p(largest)).expm1()
 
 
 SCENE_IMAGES = 50  # distinct training images of `scene`; over them its targets are standardised
@@ -230,11 +217,11 @@ def scene(decades: int, images: int = SCENE_IMAGES) -> Callable[[Dataset], Datas
 
     def task(base: Dataset) -> Dataset:
         small = images_8(base)
-        known = _slope(small.train)[:SCENE_IMAGES]
+        slopes = _slope(small.train)[:SCENE_IMAGES]
 
         def spread(split: Split) -> Split:
-            inputs = (data.to_float(split.inputs) * math.log1p(10.0**decades)).expm1()
-            return Split(inputs, (_slope(split) - known.mean()) / known.std() * SCENE_SPREAD)
+            targets = (_slope(split) - slopes.mean()) / slopes.std() * SCENE_SPREAD
+            return Split(_in_decades(split.inputs, 10.0**decades), targets)
 
         made = _map_splits(small, spread)
         again = torch.arange(len(made.train)) % images
@@ -243,7 +230,7 @@ def scene(decades: int, images: int = SCENE_IMAGES) -> Callable[[Dataset], Datas
     return task
 
 
-def _slope(split: Split) -> torch.Tensor:
+def _slope(split: Split) -> Tensor:
     """Mean brightness of the lower half minus that of the upper half, of 1: (N, 1)."""
     rows = data.to_float(split.inputs).mean(dim=(1, 3))  # (N, height)
     upper, lower = rows.chunk(2, dim=1)
@@ -281,8 +268,10 @@ def teacher_off_centre(base: Dataset) -> Dataset:
     return _map_splits(teacher(base), move)
 
 
-def teacher_spoilt(spoil: Callable[[Tensor, torch.Generator], Tensor]) -> Callable:
-    """A task: `teacher`, its training and validation targets (N, 1) passed through `spoil`, with a
+def spoilt(
+    prepare: Callable[[Dataset], Dataset], spoil: Callable[[Tensor, torch.Generator], Tensor]
+) -> Callable[[Dataset], Dataset]:
+    """A task: that of `prepare`, its training and validation targets passed through `spoil`, with a
     generator.
 
     Who has bad targets has them in both. Test targets stay as they are: what a net has learned is
@@ -290,13 +279,13 @@ def teacher_spoilt(spoil: Callable[[Tensor, torch.Generator], Tensor]) -> Callab
     """
 
     def task(base: Dataset) -> Dataset:
-        clean = teacher(base)
+        clean = prepare(base)
 
-        def spoilt(split: Split, seed: int) -> Split:
+        def bad(split: Split, seed: int) -> Split:
             generator = torch.Generator().manual_seed(seed)
             return replace(split, targets=spoil(split.targets, generator))
 
-        return replace(clean, train=spoilt(clean.train, 0), val=spoilt(clean.val, 1))
+        return replace(clean, train=bad(clean.train, 0), val=bad(clean.val, 1))
 
     return task
 
@@ -307,7 +296,7 @@ def _some(percent: int, targets: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def too_high(percent: int, size: float) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """For `teacher_spoilt`: `percent` of the targets are raised by `size`."""
+    """For `spoilt`: `percent` of the targets, float (N, 1), are raised by `size`."""
 
     def spoil(targets: Tensor, generator: torch.Generator) -> Tensor:
         chosen = _some(percent, targets, generator)
@@ -317,7 +306,7 @@ def too_high(percent: int, size: float) -> Callable[[Tensor, torch.Generator], T
 
 
 def swapped(percent: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """For `teacher_spoilt`: `percent` of the targets change places among themselves."""
+    """For `spoilt`: `percent` of the targets change places among themselves."""
 
     def spoil(targets: Tensor, generator: torch.Generator) -> Tensor:
         chosen = _some(percent, targets, generator)
@@ -337,7 +326,7 @@ def _laplace(uniform: Tensor) -> Tensor:
     return -distance.sign() * (1 - 2 * distance.abs()).clamp(min=1e-7).log() / 2**0.5
 
 
-SPOILT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # for `teacher_spoilt`
+SPOILT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # of targets float (N, 1)
     **{f"{k}_percent_{size}_too_high": too_high(k, size) for k in (1, 5, 20) for size in (5, 50)},
     "20_percent_swapped": swapped(20),
     # noise of mean 0 and variance 1: symmetric, symmetric with long tails, skewed
@@ -347,27 +336,18 @@ SPOILT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # for `teach
 }
 
 
-def wrong_labels(percent: int, prepare: Callable[[Dataset], Dataset]) -> Callable:
-    """A task: that of `prepare`, with `percent` of its classes (of ten) replaced by others.
+def wrong(percent: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """For `spoilt`: `percent` of the classes, int64 (N,) of ten, are replaced by others."""
 
-    In training and validation; test classes stay right.
-    """
+    def spoil(targets: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = _some(percent, targets, generator)
+        shifts = torch.randint(1, 10, chosen.shape, generator=generator)
+        return targets.index_add(0, chosen, shifts) % 10
 
-    def task(base: Dataset) -> Dataset:
-        right = prepare(base)
-
-        def spoilt(split: Split, seed: int) -> Split:
-            generator = torch.Generator().manual_seed(seed)
-            wrong = _some(percent, split.targets, generator)
-            shifts = torch.randint(1, 10, wrong.shape, generator=generator)
-            return replace(split, targets=split.targets.index_add(0, wrong, shifts) % 10)
-
-        return replace(right, train=spoilt(right.train, 0), val=spoilt(right.val, 1))
-
-    return task
+    return spoil
 
 
-def one_file_misaligned(prepare: Callable[[Dataset], Dataset]) -> Callable:
+def one_file_misaligned(prepare: Callable[[Dataset], Dataset]) -> Callable[[Dataset], Dataset]:
     """A task: that of `prepare`, the first fifth of its training labels one place too far on.
 
     So one file of five gives each image its neighbour's label. Validation and test stay right.
@@ -395,11 +375,11 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "images_8": images_8,
     **{f"images_{slip}": slipped(slip, images) for slip in SLIPS | COLOURS},
     **{f"images_16_{slip}": slipped(slip, images_16) for slip in SLIPS | COLOURS},
-    "images_20_percent_wrong": wrong_labels(20, images),
+    "images_20_percent_wrong": spoilt(images, wrong(20)),
     # with 90 % a label says nothing: each of the ten is as likely, whatever the image
-    **{f"images_16_{k}_percent_wrong": wrong_labels(k, images_16) for k in (10, 20, 30, 90)},
+    **{f"images_16_{k}_percent_wrong": spoilt(images_16, wrong(k)) for k in (10, 20, 30, 90)},
     **{
-        f"images_16_{slip}_20_percent_wrong": wrong_labels(20, slipped(slip, images_16))
+        f"images_16_{slip}_20_percent_wrong": spoilt(slipped(slip, images_16), wrong(20))
         for slip in ("reshaped", "scattered")
     },
     "images_16_one_file": one_file_misaligned(images_16),
@@ -411,7 +391,7 @@ TASKS: dict[str, Callable[[Dataset], Dataset]] = {
     "teacher": teacher,
     "teacher_clipped": teacher_clipped,
     "teacher_off_centre": teacher_off_centre,
-    **{f"teacher_{name}": teacher_spoilt(spoil) for name, spoil in SPOILT.items()},
+    **{f"teacher_{name}": spoilt(teacher, spoil) for name, spoil in SPOILT.items()},
     "heavy_bulk": heavy_tailed(3, 5),  # the middle two thirds of the inputs
     "heavy_tail": heavy_tailed(5, 7),  # the largest sixth
     **{f"scene_{decades}": scene(decades) for decades in SCENE_DECADES},
@@ -435,8 +415,7 @@ def load(
 
     Raises ValueError for an unknown task or for more examples than there are.
     """
-    if name not in TASKS:
-        raise ValueError(f"task is {name!r}; known tasks: {', '.join(TASKS)}")
+    known("task", name, TASKS)
     return _cut(name, base or default_base(), num_train, num_val, num_test)
 
 
@@ -449,6 +428,10 @@ def default_base() -> Dataset:
 @lru_cache(maxsize=2)  # an arm's seeds run one after the other and share one dataset
 def _cut(name, base, num_train, num_val, num_test) -> Dataset:
     return TASKS[name](base.subset(num_train, num_val, num_test))
+
+
+def _map_inputs(base: Dataset, function: Callable[[Tensor], Tensor]) -> Dataset:
+    return _map_splits(base, lambda split: replace(split, inputs=function(split.inputs)))
 
 
 def _map_splits(base: Dataset, function: Callable[[Split], Split]) -> Dataset:

@@ -276,17 +276,15 @@ def _make_floats(config: TrainConfig, dataset: Dataset, dtype: torch.dtype) -> C
     """From stored inputs to floats, a new tensor where it may be changed in place."""
     if config.transform == "none":
         return lambda x: data.to_float(x, dtype) if x.dtype == torch.uint8 else x.to(dtype)
-    transform = _lookup("transform", config.transform, TRANSFORMS)
+    transform = TRANSFORMS[data.known("transform", config.transform, TRANSFORMS)]
     if dataset.train.inputs.dtype == torch.uint8:
         raise ValueError(f"transform is {config.transform!r}; it needs a task with float inputs")
     return lambda x: transform(x.to(dtype) / config.transform_scale)
 
 
 def _make_normalise(config: TrainConfig, dataset: Dataset, floats: Callable) -> Callable:
-    if config.preprocess not in PREPROCESS:
-        raise ValueError(f"preprocess is {config.preprocess!r}; known: {', '.join(PREPROCESS)}")
-    if config.statistics_of not in ("train", "all"):
-        raise ValueError(f"statistics_of is {config.statistics_of!r}; use 'train' or 'all'")
+    data.known("preprocess", config.preprocess, PREPROCESS)
+    data.known("statistics_of", config.statistics_of, ("train", "all"))
     if config.preprocess == "none":
         return lambda x: x
     inputs = dataset.train.inputs
@@ -300,8 +298,8 @@ def _make_normalise(config: TrainConfig, dataset: Dataset, floats: Callable) -> 
         mean, std = mean.view(3, 1, 1), std.view(3, 1, 1)
     else:
         values = floats(inputs).double()
-        mean, std = values.mean(dim=0), values.std(dim=0)
-    mean, std = (v.to(inputs.device, dtype) for v in (mean, std.where(std > 0, 1.0)))
+        mean, std = values.mean(dim=0), data.divisor(values.std(dim=0))
+    mean, std = (v.to(inputs.device, dtype) for v in (mean, std))
 
     def normalise(x: Tensor) -> Tensor:
         x = x.sub_(mean) if is_image else x - mean
@@ -525,11 +523,11 @@ class _Run:
         self.optimizer = make_optimizer(config, self.model)
         self.order = torch.Generator().manual_seed(seed)  # so a GPU sees the CPU's order
         self.crops = torch.Generator(device).manual_seed(seed)
-        known = data.AUGMENTATIONS
-        self.augment = _lookup("augment", config.augment, known) if config.augment else None
+        augment, ways = config.augment, data.AUGMENTATIONS
+        self.augment = ways[data.known("augment", augment, ways)] if augment else None
         self.autocast = autocast(config.precision, device)
-        self.schedule = _lookup("schedule", config.schedule, SCHEDULES)
-        self.loss_fn = _lookup("loss", config.loss, LOSSES)
+        self.schedule = SCHEDULES[data.known("schedule", config.schedule, SCHEDULES)]
+        self.loss_fn = LOSSES[data.known("loss", config.loss, LOSSES)]
         _check_targets(config.loss, dataset.train.targets)
         self.step = self._step
         if device.type in RECORDINGS and not (config.lr_doses or config.forget_at):
@@ -730,12 +728,6 @@ def autocast(precision: str, device: torch.device):
     if precision_on(device, precision) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
-
-
-def _lookup(argument: str, name: str, known: dict):
-    if name not in known:
-        raise ValueError(f"{argument} is {name!r}; known: {', '.join(map(str, known))}")
-    return known[name]
 
 
 def probe_steps(last: int) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Verdicts: what a claim asserts about the arms of a study, and what a record says of it.
 
 A contrast is plain data and is committed before the full run. The five words are computed by the
-rules of `judge`, never typed. Reading needs no torch.
+rules of `judge`, never typed: "not yet", "holds", "fails", "depends" or "open". Needs no torch, but
+scipy for intervals.
 """
 
 import json
@@ -12,10 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 
 from course_lib.records import Runs, rounded
 
-WORDS = ("not yet", "holds", "fails", "depends", "open")
 MAX_HALF_WIDTH = 0.03  # a prediction interval wider than ± 3 points decides nothing
 CALIBRATED_TO = 0.05  # share of calibrating healthy runs that a diagnostic may alarm in
 COSTLY = 0.2  # a fault costs something if it takes this share of what the healthy net has learned
+SENSITIVITY = 0.5  # a diagnostic has to find more than this share of the faults
+FALSE_ALARMS = 0.25  # and to alarm in fewer than this share of the healthy controls
+REPAIRED = 0.5  # a change has to repair more than this share of the costly faults
 NULL_IS_NEVER = {"diverged_step"}  # here no value means "never"; elsewhere "not finite"
 
 
@@ -30,39 +33,38 @@ class Contrast:
     `number`, and the bar to clear for `always`; in the unit of the metric (fractions, not points).
     """
 
-    kind: str
+    kind: str  # a name in JUDGES
     arm: str = ""
     metric: str = ""
-    than: str = ""
+    than: str = ""  # the arm that it is compared with
     threshold: float = 0.0
-    about: float = 0.0
+    about: float = 0.0  # how loosely a figure is said; the difference that alarms in `misleads`
     than_metric: str = ""  # what is read from `than`, where it is not `metric`
     lower_is_better: bool = False
-    relative: bool = False
+    relative: bool = False  # differences and δ are shares of the mean of `than`
     at_least: float | None = None
     at_most: float | None = None
-    given: Mapping = field(default_factory=dict)
-    equals: Mapping = field(default_factory=dict)
+    given: Mapping = field(default_factory=dict)  # metric -> value that a run must have to count
+    equals: Mapping = field(default_factory=dict)  # metric -> value that it then has
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> arms that have it
     controls: tuple[str, ...] = ()
     calibrate: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()  # several arms of an event, and their rivals
     against: tuple[str, ...] = ()
-    false_alarms: float = 0.0
-    before: str = ""
+    false_alarms: float = 0.0  # the share of controls that a diagnostic may not reach
+    before: str = ""  # the metric before a change, of which `metric` is the value after it
     healthy: Mapping[str, str] = field(default_factory=dict)  # arm -> the same one without fault
     rivals: Mapping[str, str] = field(default_factory=dict)  # arm -> the one it is compared with
     places: Mapping[str, Mapping] = field(default_factory=dict)  # arm -> axis -> its value there
     steps: tuple[str, ...] = ()  # of a search, the first arm of `places` being its start
     than_steps: tuple[str, ...] = ()
-    differs: bool = False
-    finding: bool | None = None
-    note: str = ""
+    differs: bool = False  # for every seed two arms differ; else they are equal
+    finding: bool | None = None  # what the page computed
+    note: str = ""  # and how
 
     def __post_init__(self):
-        lists = "controls", "calibrate", "cases", "against", "steps", "than_steps"
-        for name in lists:  # that they are, out of a record
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("controls", "calibrate", "cases", "against", "steps", "than_steps"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a record has lists
         faults = {name: tuple(arms) for name, arms in self.faults.items()}
         object.__setattr__(self, "faults", faults)
 
@@ -120,15 +122,14 @@ def search(
     than: Sequence[str],
     places: Mapping[str, Mapping],
     by: float = 0.01,
-    metric: str = "test_accuracy",
 ) -> Contrast:
     """Who takes these steps gets further than who takes those of `than`, by at least `by` (δ).
 
     `places` gives for each arm its value on each axis; the first arm is where both start. A step
     "lr" tries all values of that axis, one run each, and keeps the one with the highest validation
     accuracy; "lr+net" tries every pair, "net=deep" goes there untried. Each seed is one searcher,
-    its runs are all of that seed, and the last one is judged by `metric`. Raises ValueError for a
-    step along no axis.
+    its runs are all of that seed, and the last one is judged by its test accuracy. Raises
+    ValueError for a step along no axis.
     """
     axes = set().union(*places.values())
     named = {axis for step in (*steps, *than) for axis in step.partition("=")[0].split("+")}
@@ -136,7 +137,7 @@ def search(
         raise ValueError(f"a step is {unknown.pop()!r}; axes: {', '.join(sorted(axes))}")
     grid = {arm: dict(place) for arm, place in places.items()}
     return Contrast(
-        "better", metric=metric, threshold=by, places=grid, steps=steps, than_steps=tuple(than)
+        "better", metric="test_accuracy", threshold=by, places=grid, steps=steps, than_steps=than
     )
 
 
@@ -177,9 +178,10 @@ def event(
 
     `arm` may be several: the runs of all count, where each arm is a task of its own. With `than`,
     one arm for each of them, it is the difference to that arm's run of the same seed that counts.
+    Raises ValueError without a bound, or where `than` has not as many arms.
     """
     if at_least is None and at_most is None:
-        raise ValueError("an event needs at_least, at_most or both")
+        raise ValueError("at_least and at_most are None; give an event one of them, or both")
     cases, against = ((v,) if isinstance(v, str) else tuple(v) for v in (arm, than))
     if against and len(against) != len(cases):
         raise ValueError(f"than has {len(against)} arms for {len(cases)}; give one for each")
@@ -195,20 +197,17 @@ def diagnostic(
     faults: Mapping[str, Iterable[str]],
     controls: Iterable[str],
     calibrate: Iterable[str],
-    sensitivity: float = 0.5,
-    false_alarms: float = 0.25,
 ) -> Contrast:
-    """A `metric` above its threshold raises the alarm: for more than the share `sensitivity` of the
-    faults, and for fewer than `false_alarms` of the healthy controls.
+    """A `metric` above its threshold raises the alarm: for more than the share `SENSITIVITY` of the
+    faults, and for fewer than `FALSE_ALARMS` of the healthy controls.
 
     The threshold is the lowest that alarms in at most `CALIBRATED_TO` of the runs of `calibrate`,
     healthy arms that judge nothing. A fault is found if at least half of its runs alarm, over all
     its arms; so with a control. A value that is not finite alarms.
     """
     return Contrast(
-        "diagnostic", metric=metric, threshold=sensitivity, false_alarms=false_alarms,
-        faults={name: tuple(arms) for name, arms in faults.items()},
-        controls=tuple(controls), calibrate=tuple(calibrate),
+        "diagnostic", metric=metric, threshold=SENSITIVITY, false_alarms=FALSE_ALARMS,
+        faults=faults, controls=controls, calibrate=calibrate,
     )  # fmt: skip
 
 
@@ -218,9 +217,8 @@ def repairs(
     before: str,
     faults: Mapping[str, Iterable[str]],
     healthy: Mapping[str, str],
-    share: float = 0.5,
 ) -> Contrast:
-    """A change repairs more than `share` of the faults: brings back half of what they cost.
+    """A change repairs more than `REPAIRED` of the faults: brings back half of what they cost.
 
     Performance with the fault is `before`, and `metric` after the change; `healthy` names for each
     arm the one without the fault, whose `before` says what was there to lose. Runs that lost less
@@ -228,8 +226,8 @@ def repairs(
     if at least half of its runs that count are.
     """
     return Contrast(
-        "repairs", metric=metric, before=before, threshold=share, healthy=dict(healthy),
-        faults={name: tuple(arms) for name, arms in faults.items()},
+        "repairs", metric=metric, before=before, threshold=REPAIRED, faults=faults,
+        healthy=dict(healthy),
     )  # fmt: skip
 
 
@@ -248,9 +246,8 @@ def brings_more(
     difference is averaged over the runs of a fault; its interval is over the faults.
     """
     return Contrast(
-        "better", metric=metric, before=before, threshold=by, rivals=dict(rivals),
-        faults={name: tuple(arms) for name, arms in faults.items()},
-    )  # fmt: skip
+        "better", metric=metric, before=before, threshold=by, faults=faults, rivals=dict(rivals)
+    )
 
 
 def misleads(
@@ -260,20 +257,18 @@ def misleads(
     changed: str,
     neutral: str,
     by: float = 0.01,
-    sensitivity: float = 0.5,
-    false_alarms: float = 0.25,
 ) -> Contrast:
     """A comparison of two single runs with one seed is no instrument to rely on.
 
     Each seed is one comparison. It raises the alarm where the two runs differ by `by` or more: for
     `changed`, which is known to be worse than `than`, in that direction; for `neutral`, which is
     equal to it in law, in either. Holds if it finds the change in fewer than the share
-    `sensitivity` of the seeds, or alarms without one in more than `false_alarms`; fails if it does
+    `SENSITIVITY` of the seeds, or alarms without one in more than `FALSE_ALARMS`; fails if it does
     well in both.
     """
     return Contrast(
-        "diagnostic", changed, metric, than, sensitivity, about=by, controls=(neutral,),
-        false_alarms=false_alarms,
+        "diagnostic", changed, metric, than, SENSITIVITY, about=by, controls=(neutral,),
+        false_alarms=FALSE_ALARMS,
     )  # fmt: skip
 
 
@@ -307,13 +302,13 @@ class Verdict:
     claim: str
     word: str
     kind: str
-    n: int
-    needed: int
+    n: int  # of runs, pairs, faults or searchers that it rests on; of the rarest arm, if not yet
+    needed: int  # runs asked of each arm; 0 where it rests on none
     effect: float | None = None
     interval95: tuple[float, float] | None = None
     interval99: tuple[float, float] | None = None
     threshold: float = 0.0
-    flips_at: float | None = None
+    flips_at: float | None = None  # the nearest threshold, or `about` of a number, at another word
     metric: str = ""
     than: str = ""
     paired: bool = False
@@ -376,8 +371,11 @@ def _t_quantile(df: float, level: float) -> float:
 
 
 def judge(claim: str, contrast: Contrast, runs: Runs, needed: int) -> Verdict:
-    """The verdict on one contrast: `not yet` while an arm has too few runs, `open` where a mean is
-    asked for and a run has no finite value."""
+    """The verdict on one contrast: `not yet` while an arm has fewer than `needed` runs, `open`
+    where a mean is asked for and a run has no finite value.
+
+    Raises ValueError for an arm, or a metric, that the record does not have.
+    """
     verdict, arms = JUDGES[contrast.kind](contrast, runs), contrast.arms()
     made = min((len(runs.of(arm)) for arm in arms), default=needed)
     if contrast.kind == "exact" and contrast.than:
@@ -400,6 +398,16 @@ def _made(contrast: Contrast, word: str, n: int, **rest) -> Verdict:
     return Verdict("", word, contrast.kind, n, 0, **rest)
 
 
+def is_share(metric: str) -> bool:
+    """Whether values of `metric` are fractions of 1, to be read in per cent and points."""
+    return metric.endswith(("accuracy", "share"))
+
+
+def _word(low: float, high: float, bar: float) -> str:
+    """The word for an interval that has to lie above `bar`."""
+    return "holds" if low > bar else "fails" if high < bar else "open"
+
+
 def _flip(threshold: float, *ends: float) -> float | None:
     return min(ends, key=lambda end: abs(end - threshold), default=None)
 
@@ -412,8 +420,7 @@ def _judge_number(contrast: Contrast, runs: Runs) -> Verdict:
     distance = max(low - contrast.threshold, contrast.threshold - high, 0.0)
     widest = max(MAX_HALF_WIDTH, contrast.about)
     narrow = (high - low) / 2 <= widest
-    in_points = contrast.metric.endswith(("accuracy", "share"))
-    said = f"{100 * widest:g} points" if in_points else f"{widest:g}"
+    said = f"{100 * widest:g} points" if is_share(contrast.metric) else f"{widest:g}"
     word = "fails" if distance > contrast.about else "holds" if narrow else "open"
     return _made(
         contrast, word, len(values), effect=statistics.fmean(values), interval95=(low, high),
@@ -438,8 +445,7 @@ def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
     sign = -1.0 if contrast.lower_is_better else 1.0
 
     def interval(level):
-        differences = [x - y for x, y in zip(a, b, strict=True)] if paired else []
-        ends = t_interval(differences, level) if paired else welch_interval(a, b, level)
+        ends = _difference_interval(a, b, level, paired=paired)
         return tuple(sorted(sign * (shift + end) for end in ends))
 
     word, flips_at = _place(contrast, *interval(0.99))
@@ -449,20 +455,29 @@ def _judge_difference(contrast: Contrast, runs: Runs) -> Verdict:
     )  # fmt: skip
 
 
+def _difference_interval(
+    a: list[float], b: list[float], level: float, *, paired: bool
+) -> tuple[float, float]:
+    if not paired:
+        return welch_interval(a, b, level)
+    return t_interval([x - y for x, y in zip(a, b, strict=True)], level)
+
+
 def _judge_over_faults(contrast: Contrast, runs: Runs) -> Verdict:
     gaps = []
     for arms in contrast.faults.values():
-        pairs = [
-            (kept, other)
-            for arm in arms
-            for kept, other in zip(
-                _kept(contrast, runs, arm), _kept(contrast, runs, contrast.rivals[arm]),
-                strict=False,
-            )
-        ]  # fmt: skip
+        pairs = []
+        for arm in arms:
+            both = (_kept(contrast, runs, name) for name in (arm, contrast.rivals[arm]))
+            pairs += zip(*both, strict=False)  # lengths differ only while runs are missing
         gaps += [statistics.fmean(kept - other for kept, other in pairs)] if pairs else []
+    return _judge_gaps(contrast, gaps, "faults")
+
+
+def _judge_gaps(contrast: Contrast, gaps: list[float], of: str) -> Verdict:
+    """The verdict on the mean of differences, one for each `of` (faults, searchers)."""
     if len(gaps) < 2:
-        return _made(contrast, "open", len(gaps), detail="fewer than two faults")
+        return _made(contrast, "open", len(gaps), detail=f"fewer than two {of}")
     word, flips_at = _place(contrast, *t_interval(gaps, 0.99))
     return _made(
         contrast, word, len(gaps), effect=statistics.fmean(gaps), paired=True,
@@ -501,13 +516,7 @@ def _judge_searches(contrast: Contrast, runs: Runs) -> Verdict:
     }
     ends, others = (found_by(contrast, runs, s) for s in (contrast.steps, contrast.than_steps))
     gaps = [values[arm, seed] - values[others[seed], seed] for seed, arm in ends.items()]
-    if len(gaps) < 2:
-        return _made(contrast, "open", len(gaps), detail="fewer than two searchers")
-    word, flips_at = _place(contrast, *t_interval(gaps, 0.99))
-    return _made(
-        contrast, word, len(gaps), effect=statistics.fmean(gaps), paired=True,
-        interval95=t_interval(gaps, 0.95), interval99=t_interval(gaps, 0.99), flips_at=flips_at,
-    )  # fmt: skip
+    return _judge_gaps(contrast, gaps, "searchers")
 
 
 def _kept(contrast: Contrast, runs: Runs, arm: str) -> list[float]:
@@ -526,8 +535,7 @@ def _place(contrast: Contrast, low: float, high: float) -> tuple[str, float]:
     """The word for a 99 % interval against δ, and the nearest δ at which it would change."""
     delta = contrast.threshold
     if contrast.kind == "better":
-        word = "holds" if low > delta else "fails" if high < delta else "open"
-        return word, _flip(delta, low, high)
+        return _word(low, high, delta), _flip(delta, low, high)
     outer = max(abs(low), abs(high))
     inner = 0.0 if low <= 0.0 <= high else min(abs(low), abs(high))
     word = "holds" if outer < delta else "fails" if inner > delta else "open"
@@ -544,10 +552,9 @@ def _judge_always(contrast: Contrast, runs: Runs) -> Verdict:
         return _made(contrast, "open", n, detail="fewer than four values")
 
     def interval(part, level):
-        x, y = a[part], b[part]
-        if contrast.than and not paired:
-            return welch_interval(x, y, level)
-        return t_interval([v - w for v, w in zip(x, y, strict=True)] if paired else x, level)
+        if not contrast.than:
+            return t_interval(a[part], level)
+        return _difference_interval(a[part], b[part], level, paired=paired)
 
     halves = slice(0, half), slice(half, None)
     bar, whole = min(interval(part, 0.99)[0] for part in halves), slice(None)
@@ -573,11 +580,10 @@ def _share(contrast: Contrast, values: list[float | None]) -> tuple[int, tuple, 
 def _judge_event(contrast: Contrast, runs: Runs) -> Verdict:
     values, share = _values(contrast, runs), contrast.threshold
     hits, interval95, (low, high) = _share(contrast, values)
-    word = "holds" if low > share else "fails" if high < share else "open"
     return _made(
-        contrast, word, len(values), effect=hits / max(len(values), 1), interval95=interval95,
-        interval99=(low, high), flips_at=_flip(share, *(e for e in (low, high) if 0 < e < 1)),
-        detail=f"{hits} of {len(values)} runs",
+        contrast, _word(low, high, share), len(values), effect=hits / max(len(values), 1),
+        interval95=interval95, interval99=(low, high), detail=f"{hits} of {len(values)} runs",
+        flips_at=_flip(share, *(e for e in (low, high) if 0 < e < 1)),
     )  # fmt: skip
 
 
@@ -667,28 +673,28 @@ def shares_by_arm(contrast: Contrast, runs: Runs) -> dict[str, float]:
     return alarm_shares(single, runs)[0]
 
 
-def _alarms(count: int) -> str:
-    return f"{count} false alarm{'s' * (count != 1)}"
-
-
 def _judge_diagnostic(contrast: Contrast, runs: Runs) -> Verdict:
     if contrast.than:
         return _judge_comparisons(contrast, runs)
     faulty, healthy = alarm_shares(contrast, runs)
     found, false = (len(names) for names in revealed(contrast, runs))
-    sensitivity, false_alarm = (
-        binomial_interval(hits, len(shares), 0.99) if shares else (0.0, 1.0)
-        for hits, shares in ((found, faulty), (false, healthy))
-    )  # fmt: skip
-    holds = sensitivity[0] > contrast.threshold and false_alarm[1] < contrast.false_alarms
-    fails = sensitivity[1] < contrast.threshold or false_alarm[0] > contrast.false_alarms
+    sensitivity = binomial_interval(found, len(faulty), 0.99)
+    false_alarm = binomial_interval(false, len(healthy), 0.99)
     return _made(
-        contrast, "holds" if holds else "fails" if fails else "open", len(faulty) + len(healthy),
+        contrast, _as_instrument(contrast, sensitivity, false_alarm), len(faulty) + len(healthy),
         effect=found / max(len(faulty), 1), interval99=sensitivity,
-        interval95=binomial_interval(found, len(faulty), 0.95) if faulty else None,
-        detail=f"{found} of {len(faulty)} faults found, {_alarms(false)} in {len(healthy)} "
-        "healthy scripts",
+        interval95=binomial_interval(found, len(faulty), 0.95),
+        detail=f"{found} of {len(faulty)} faults found, {false} false alarm{'s' * (false != 1)} "
+        f"in {len(healthy)} healthy scripts",
     )  # fmt: skip
+
+
+def _as_instrument(contrast: Contrast, finds: tuple, alarms: tuple) -> str:
+    """The word for what finds enough and seldom alarms without cause, by 99 % intervals of both."""
+    if finds[0] > contrast.threshold and alarms[1] < contrast.false_alarms:
+        return "holds"
+    poor = finds[1] < contrast.threshold or alarms[0] > contrast.false_alarms
+    return "fails" if poor else "open"
 
 
 def compared(contrast: Contrast, runs: Runs) -> tuple[list[bool], list[bool]]:
@@ -711,10 +717,9 @@ def _judge_comparisons(contrast: Contrast, runs: Runs) -> Verdict:
     if not (seen and false):
         return _made(contrast, "open", 0, detail="no comparison")
     finds, alarms = (binomial_interval(sum(found), len(found), 0.99) for found in (seen, false))
-    poor = finds[1] < contrast.threshold or alarms[0] > contrast.false_alarms
-    good = finds[0] > contrast.threshold and alarms[1] < contrast.false_alarms
+    word = _as_instrument(contrast, finds, alarms)  # what the claim denies
     return _made(
-        contrast, "holds" if poor else "fails" if good else "open", len(seen),
+        contrast, {"holds": "fails", "fails": "holds"}.get(word, word), len(seen),
         effect=sum(false) / len(false), interval99=alarms,
         interval95=binomial_interval(sum(false), len(false), 0.95),
         detail=f"false alarms with {sum(false)} of {len(false)} seeds, the change seen with "
@@ -724,14 +729,14 @@ def _judge_comparisons(contrast: Contrast, runs: Runs) -> Verdict:
 
 def _judge_repairs(contrast: Contrast, runs: Runs) -> Verdict:
     shares = repaired_shares(contrast, runs)
-    hits, share = sum(value >= 0.5 for value in shares.values()), contrast.threshold
+    hits = len(repaired(contrast, runs))
     if not shares:
         return _made(contrast, "open", 0, detail="no fault costs anything")
     low, high = binomial_interval(hits, len(shares), 0.99)
     return _made(
-        contrast, "holds" if low > share else "fails" if high < share else "open", len(shares),
-        effect=hits / len(shares), interval95=binomial_interval(hits, len(shares), 0.95),
-        interval99=(low, high), detail=f"{hits} of {len(shares)} costly faults repaired",
+        contrast, _word(low, high, contrast.threshold), len(shares), effect=hits / len(shares),
+        interval95=binomial_interval(hits, len(shares), 0.95), interval99=(low, high),
+        detail=f"{hits} of {len(shares)} costly faults repaired",
     )  # fmt: skip
 
 

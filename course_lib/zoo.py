@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib import models, tasks, training
-from course_lib.data import Dataset, to_float
+from course_lib.data import Dataset, known, to_float
 from course_lib.faults import ALL, FAULTS, Setup, replace_modules, scale_lr, standardise
 from course_lib.training import TrainConfig
 
@@ -120,7 +120,11 @@ def control(net: str, number: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Case:
-    """One animal of the zoo, and what a reader changes about it. Plain data, as `TrainConfig`."""
+    """One animal of the zoo, and what a reader changes about it. Plain data, as `TrainConfig`.
+
+    Raises ValueError for an unknown net, fault or change, for a fault that the net cannot have, and
+    for a control that is not there.
+    """
 
     net: str  # a name in NETS
     fault: str = ""  # a name in FAULTS; "" is healthy
@@ -129,16 +133,16 @@ class Case:
     check: str = ""  # a name in checks.CHECKS; "" trains, and that is all
 
     def __post_init__(self):
-        _known("net", self.net, NETS)
+        known("net", self.net, NETS)
         if self.fault:
-            _known("fault", self.fault, FAULTS)
+            known("fault", self.fault, FAULTS)
             if self.net not in FAULTS[self.fault].nets:
                 nets = ", ".join(FAULTS[self.fault].nets)
                 raise ValueError(f"net is {self.net!r}; {self.fault} can be planted in: {nets}")
         if self.control not in range(NUM_CONTROLS):
             raise ValueError(f"control is {self.control!r}; use 0 to {NUM_CONTROLS - 1}")
         for name in self.changes:
-            _known("a change", name, CHANGES)
+            known("a change", name, CHANGES)
 
     def plain(self) -> dict:
         """As JSON-ready data, without what is at its default."""
@@ -166,15 +170,18 @@ def _shuffled_faults() -> list[str]:
 
 
 def fault_split(name: str) -> str:
-    """Of `_shuffled_faults`, every other one judges: half of each part, up to one."""
-    return "judge" if _shuffled_faults().index(_known("fault", name, FAULTS)) % 2 else "calibrate"
+    """Of `_shuffled_faults`, every other one judges: half of each part, up to one.
+
+    Raises ValueError for an unknown fault.
+    """
+    return "judge" if _shuffled_faults().index(known("fault", name, FAULTS)) % 2 else "calibrate"
 
 
 def cases(split: str | None = None, check: str = "", nets=ALL, **changes) -> dict[str, Case]:
     """Every case of `nets` by name, or those of one split: arms for a study.
 
     Each with `check` and `changes`. A fault is planted once in each net that it applies to, in a
-    control of its own split.
+    control of its own split. Raises ValueError for an unknown split.
     """
     if split not in (None, "calibrate", "judge"):
         raise ValueError(f"split is {split!r}; use 'calibrate', 'judge' or None for both")
@@ -187,11 +194,6 @@ def cases(split: str | None = None, check: str = "", nets=ALL, **changes) -> dic
         for net in FAULTS[fault].nets:
             found[f"{net} {fault}"] = Case(net, fault, place % NUM_CONTROLS, changes, check)
     return {k: c for k, c in found.items() if c.net in nets and split in (None, c.split)}
-
-
-def matrix() -> dict[str, dict[str, bool]]:
-    """Fault × net: whether the fault can be planted in the net."""
-    return {name: {net: net in fault.nets for net in NETS} for name, fault in FAULTS.items()}
 
 
 def arms_by_fault(split: str, nets=ALL) -> dict[str, tuple[str, ...]]:
@@ -238,12 +240,8 @@ def _set_batch_norm(setup: Setup, keep: bool) -> None:
         replace_modules(setup.model, nn.BatchNorm2d, nn.Identity)
 
 
-def _scale_initial_weights(setup: Setup, factor: float) -> None:
-    models.scale_initial_weights(setup.model, factor)
-
-
 def _set_loss(setup: Setup, name: str) -> None:
-    setup.loss = LOSSES[_known("loss", name, LOSSES)]
+    setup.loss = LOSSES[known("loss", name, LOSSES)]
 
 
 # What a reader may try, by name: done to the setup that has the fault, as to a script with a bug
@@ -255,31 +253,34 @@ CHANGES: dict[str, Callable] = {
     "epochs": _setter("epochs"),
     "max_steps": _setter("max_steps"),
     "batch_norm": _set_batch_norm,
-    "init_scale": _scale_initial_weights,
+    "init_scale": lambda setup, factor: models.scale_initial_weights(setup.model, factor),
     "loss": _set_loss,
 }
 
 
-def build(case: Case, seed: int, base: Dataset | None = None) -> Setup:
+def build(case: Case, seed: int) -> Setup:
     """The script of `case`: the healthy one, then the fault, then the changes.
 
-    `base` as in `tasks.load`. Initial weights, and what a fault draws, depend on `seed` alone.
+    Initial weights, and what a fault draws, depend on `seed` alone.
     """
-    return build_from(control(case.net, case.control), case.fault, seed, base, **case.changes)
+    return build_from(control(case.net, case.control), case.fault, seed, **case.changes)
 
 
 def build_from(
     config: TrainConfig, fault: str, seed: int, base: Dataset | None = None, **changes
 ) -> Setup:
-    """As `build`, for any configuration of a net."""
+    """As `build`, for any configuration of a net. `base` as in `tasks.load`.
+
+    Raises ValueError for an unknown fault or change.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         setup = _healthy(config, seed, base)
         torch.manual_seed(seed)  # a fault draws the same numbers whatever the size of the net
         if fault:
-            FAULTS[_known("fault", fault, FAULTS)].plant(setup)
+            FAULTS[known("fault", fault, FAULTS)].plant(setup)
     for name, value in changes.items():
-        CHANGES[_known("a change", name, CHANGES)](setup, value)
+        CHANGES[known("a change", name, CHANGES)](setup, value)
     return setup
 
 
@@ -308,12 +309,6 @@ def _healthy(config: TrainConfig, seed: int, base: Dataset | None) -> Setup:
         max_steps=MAX_STEPS,
         seed=seed,
     )
-
-
-def _known(what: str, name: str, known: Mapping) -> str:
-    if name not in known:
-        raise ValueError(f"{what} is {name!r}; known: {', '.join(known)}")
-    return name
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -355,6 +350,8 @@ def train(setup: Setup) -> Outcome:
 
 
 def batches(setup: Setup) -> Iterator[tuple[Tensor, Tensor]]:
+    """(inputs, targets) as loaded, `batch_size` each (the last of a pass may be shorter): pass
+    after pass without end, each in a new order unless the script does not shuffle."""
     order, size = torch.Generator().manual_seed(setup.seed), len(setup.inputs)
     while True:
         places = torch.randperm(size, generator=order) if setup.shuffle else torch.arange(size)
@@ -385,9 +382,9 @@ def _score(outputs: Tensor, targets: Tensor) -> float:
     return 1.0 - (outputs - targets).square().mean().item() / targets.var(correction=0).item()
 
 
-def run(case: Case, seed: int, base: Dataset | None = None) -> dict:
+def run(case: Case, seed: int) -> dict[str, float | int | None]:
     """Build and train `case`: what a record keeps of it, the last readings."""
-    outcome = train(build(case, seed, base))
+    outcome = train(build(case, seed))
     last = {name: values[-1] for name, values in outcome.history.items() if name != "step"}
     first = {"first_loss": outcome.losses[0], "diverged_step": outcome.diverged_step}
     return {"performance": outcome.performance} | last | first

@@ -372,10 +372,18 @@ def test_without_torchvision_a_sentence(tmp_path, monkeypatch):
         load(tmp_path)
 
 
+def test_what_is_not_known_is_named_with_all_that_is():
+    assert data.known("preprocess", "none", ("none", "whiten")) == "none"
+    with pytest.raises(ValueError, match="augment is 'spin'; known: True, flip"):
+        data.known("augment", "spin", {True: 1, "flip": 2})
+    with pytest.raises(ValueError, match="option is 'bias'; known: none"):
+        data.known("option", "bias", ())
+
+
 # --- the stand-in -------------------------------------------------------------------------------
 
 
-def fake_generate(num_train=8000, num_test=2000, *, seed=0):
+def fake_generate(num_train=8000, num_test=2000):
     sizes = {"train": num_train, "test": num_test}
     images = {
         f"{k}_images": torch.full((n, 3, 32, 32), 7, dtype=torch.uint8) for k, n in sizes.items()
@@ -385,22 +393,18 @@ def fake_generate(num_train=8000, num_test=2000, *, seed=0):
 
 def test_stand_in_only_where_nothing_is(tree, monkeypatch):
     monkeypatch.setattr(standin, "generate", fake_generate)
-    dataset = data.load_images(tree / "nothing")
+    monkeypatch.setattr(data, "DATA_DIR", tree / "nothing")
+    dataset = data.load_images()
     assert dataset.name == "stand-in" and len(dataset.train) == 8000
+    monkeypatch.setattr(data, "DATA_DIR", tree)
     with pytest.raises(DataError):  # something, but broken: no silent fall back
-        data.load_images(tree)
+        data.load_images()
 
 
-def test_load_standin_passes_sizes_and_seed_on(monkeypatch):
-    asked = {}
-
-    def generate(*sizes, **options):
-        asked.update(sizes=sizes, **options)
-        return fake_generate(*sizes)
-
-    monkeypatch.setattr(standin, "generate", generate)
-    assert len(data.load_standin(30, 20, seed=5).test) == 20
-    assert asked == {"sizes": (30, 20), "seed": 5}
+def test_load_standin_passes_sizes_on(monkeypatch):
+    monkeypatch.setattr(standin, "generate", fake_generate)
+    dataset = data.load_standin(30, 20)
+    assert (len(dataset.train), len(dataset.test)) == (30, 20)
 
 
 # --- Split and Dataset --------------------------------------------------------------------------
@@ -530,9 +534,26 @@ def test_channel_statistics_match_numpy():
     assert mean.dtype == std.dtype == torch.float64
 
 
-def test_channel_statistics_of_one_colour_are_exact_and_of_floats_refused():
-    _, std = data.channel_statistics(Split(images(3, value=77), torch.zeros(3)))
-    assert torch.equal(std, torch.zeros(3, dtype=torch.float64))
+def test_a_channel_of_one_value_is_divided_by_1_and_becomes_0():
+    pixels = images(3)
+    pixels[:, 1] = 77
+    mean, std = data.channel_statistics(Split(pixels, torch.zeros(3)))
+    assert std[1] == 1.0 and (std[[0, 2]] < 1.0).all()
+    standardised = (data.to_float(pixels, torch.float64) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    assert torch.equal(standardised[:, 1], torch.zeros(3, *pixels.shape[2:], dtype=torch.float64))
+
+
+def test_a_divisor_is_the_deviation_but_for_0_as_in_scikit_learn():
+    from sklearn.preprocessing import StandardScaler
+
+    features = torch.randn(20, 4, dtype=torch.float64)
+    features[:, 2] = 0.1
+    found = data.divisor(features.std(dim=0, correction=0))
+    np.testing.assert_allclose(found, StandardScaler().fit(features.numpy()).scale_, rtol=1e-12)
+    assert data.divisor(torch.tensor([torch.nan, torch.inf]))[0].isnan(), "a lost value stays lost"
+
+
+def test_channel_statistics_of_floats_are_refused():
     for wrong in (Split(torch.rand(2, 3, 4, 4), torch.zeros(2)), Split(images(0), torch.zeros(0))):
         with pytest.raises(ValueError, match="split holds . inputs of torch"):
             data.channel_statistics(wrong)

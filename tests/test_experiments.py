@@ -275,7 +275,7 @@ def test_live_runs_are_cut_down(base):
         (lambda: Study("tiny", {"plain": TINY, "copy": replace(TINY)}), "two arms .* the same"),
         (lambda: Study("tiny", ARMS, CLAIMS).verdict("S9"), "claim is 'S9'"),
         (lambda: Study("tiny", ARMS).run_live("other"), "arm is 'other'"),
-        (lambda: tasks.load("mnist", made_up("x")), "task is 'mnist'; known tasks: images"),
+        (lambda: tasks.load("mnist", made_up("x")), "task is 'mnist'; known: images"),
     ],
 )
 def test_wrong_names_are_named_with_what_there_is(base, make, message):

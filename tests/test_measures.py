@@ -50,7 +50,7 @@ def test_measures_are_kept_with_the_other_metrics(base):
 
 
 def test_an_unknown_measure_is_named_before_the_training(base):
-    with pytest.raises(ValueError, match="measures holds 'charm'; known: test_accuracy_unprep"):
+    with pytest.raises(ValueError, match="a measure is 'charm'; known: test_accuracy_unprep"):
         experiments.run(replace(TINY, measures=("charm",), model="unknown"), 0)
 
 

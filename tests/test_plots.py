@@ -52,7 +52,7 @@ def one_of_each():
         "arms": some_arms(references={"the text's 50 %": 0.5}),
         "curves": some_curves(log_x=True, references={"ln 10": 2.3}, events={"epoch 1": 50}),
         "panels": plots.panels([part, part], x_label="step", **SAY),
-        "resolution": plots.resolution(np.arange(1, 21), half, 1.3 * half, **SAY),
+        "resolution": plots.resolution(np.arange(1, 21), half, 1.3 * half, marks=(1, 5), **SAY),
         "histogram": plots.histogram(values, metric="test accuracy", unit="%", **SAY),
         "verdict": verdict(holds=(0.01, None), holds_label="holds: better by 1 point"),
         "grid": plots.image_grid(some_images(), list("abcde"), columns=3, **SAY),
@@ -159,14 +159,6 @@ def test_words_with_markup_are_shown_as_they_are():
     assert "$x_1$ & <y> (squares)" in words(figure)
 
 
-def test_save_writes_the_svg_of_the_page_or_an_image(tmp_path):
-    figure = some_arms()
-    figure.save(tmp_path / "a.svg")
-    figure.save(tmp_path / "a.png")
-    assert (tmp_path / "a.svg").read_text(encoding="utf-8") == figure.svg()
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize("missing", [{"alt": "too short"}, {"alt": ""}, {"caption": "  "}])
 def test_alternative_text_and_caption_are_required(missing):
     with pytest.raises(ValueError, match=f"{next(iter(missing))} is .*say in"):
@@ -225,17 +217,21 @@ def test_colours_are_told_apart(sight):
     assert distance.min() >= 0.07
 
 
+def colours_of(arms):
+    return {arm: style["color"] for arm, style in plots._arm_styles(arms).items()}
+
+
 def test_named_arms_keep_their_colour_and_others_never_take_it():
-    alone = plots.arm_colours(["as posted"])["as posted"]
-    colours = plots.arm_colours(["mine", "as posted", "yours", "quick", "thread"])
+    alone = colours_of(["as posted"])["as posted"]
+    colours = colours_of(["mine", "as posted", "yours", "quick", "thread"])
     assert colours["as posted"] == alone
     assert len(set(colours.values())) == 5
-    assert len(set(plots.arm_colours(list(plots.NAMED_ARMS)).values())) == len(plots.NAMED_ARMS)
+    assert len(set(colours_of(list(plots.NAMED_ARMS)).values())) == len(plots.NAMED_ARMS)
 
 
 def test_colours_depend_on_the_study_alone_and_marker_and_dash_tell_the_rest():
     study = [f"arm {i}" for i in range(20)]
-    assert plots.arm_colours(study) == plots.arm_colours(tuple(study))
+    assert colours_of(study) == colours_of(tuple(study))
     styles = plots._arm_styles(study).values()
     assert len({(s["color"], s["marker"]) for s in styles}) == 20
     assert len({(s["color"], str(s["ls"])) for s in styles}) == 20
@@ -246,7 +242,7 @@ def test_an_arm_drawn_alone_keeps_the_colour_of_its_study():
     study = ["a", "b", "c"]
     series = {"c": (STEPS, falling()[0])}
     figure = plots.curves(series, y_label="loss", study_arms=study, **SAY)
-    assert figure.fig.axes[0].lines[0].get_color() == plots.arm_colours(study)["c"]
+    assert figure.fig.axes[0].lines[0].get_color() == colours_of(study)["c"]
     with pytest.raises(ValueError, match="study_arms.*draw some of the study's"):
         plots.curves(series, y_label="loss", study_arms=["a"], **SAY)
     with pytest.raises(ValueError, match="draw some"):
@@ -299,7 +295,7 @@ def test_groups_are_rows_of_their_own_and_only_the_last_is_filled():
     figure = plots.arms({"quick": groups}, metric="accuracy", unit="%", **SAY)
     dots = [line for line in figure.fig.axes[0].lines if line.get_linestyle() == "None"]
     faces = [line.get_markerfacecolor() for line in dots if len(line.get_xdata()) == 2]
-    assert faces == ["none", plots.arm_colours(["quick"])["quick"] + "99"]
+    assert faces == ["none", colours_of(["quick"])["quick"] + "99"]
     assert "quick, train" in words(figure) and "quick, test" in words(figure)
 
 
@@ -384,9 +380,9 @@ def test_log_axes_start_at_step_0_and_name_what_they_cannot_show():
     axes = figure.fig.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("symlog", "log")
     assert words(figure).startswith("0 | 1 | 10 | 100 | ")
-    with pytest.raises(ValueError, match="log_y needs y > 0: pass False"):
+    with pytest.raises(ValueError, match="y goes down to 0, log_y needs y > 0: pass False"):
         plots.curves({"a": ([1, 2], [0.0, 1.0])}, y_label="share", log_y=True, **SAY)
-    with pytest.raises(ValueError, match="log_x needs x ≥ 0"):
+    with pytest.raises(ValueError, match="x goes down to -1, log_x needs x ≥ 0: pass False"):
         plots.curves({"a": ([-1, 2], [1.0, 1.0])}, y_label="share", log_x=True, **SAY)
 
 
@@ -429,14 +425,15 @@ def test_panels_share_the_steps_and_say_each_note_once():
 
 def test_given_axes_are_drawn_on_and_the_note_comes_back():
     axes = matplotlib.figure.Figure().add_subplot()
-    note = plots.arms({"a": [1.0, 2.0]}, metric="loss", ax=axes)
-    assert note == "n = 2; dots are seeds; bar: mean and 95 % interval"
+    note = plots.curves({"quick": (STEPS, falling())}, y_label="loss", ax=axes)
+    assert note == "n = 4; thin lines are seeds, thick lines their median"
     assert axes.lines
 
 
 def test_resolution_prints_what_the_marked_numbers_of_seeds_resolve():
     n = np.arange(1, 21)
-    figure = plots.resolution(n, 0.02 / np.sqrt(n), 0.03 / np.sqrt(n), **SAY)
+    marks = (1, 3, 5, 10)
+    figure = plots.resolution(n, 0.02 / np.sqrt(n), 0.03 / np.sqrt(n), marks=marks, **SAY)
     axes, text = figure.fig.axes[0], words(figure)
     assert list(axes.get_xticks()) == [1, 3, 5, 10] and axes.get_ylim()[0] == 0
     for expected in ("| 2 |", "1.2", "0.89", "0.63", "| 3 |", "1.7", "1.3", "0.95", "(points)"):
@@ -450,8 +447,8 @@ def test_histogram_states_mean_deviation_and_range_of_all_values():
     for expected in ("mean 50", "standard deviation 8", "lowest 40", "highest 60", "(%)"):
         assert expected in text
     assert sum(bar.get_height() for bar in figure.fig.axes[0].patches) == 4
-    for wrong in ([0.5], [0.5, np.nan]):
-        with pytest.raises(ValueError, match="values needs two or more finite"):
+    for wrong, counts in (([0.5], "1 numbers, 1"), ([0.5, np.nan, 0.6], "3 numbers, 2")):
+        with pytest.raises(ValueError, match=f"values has {counts} of them finite: give two"):
             plots.histogram(wrong, metric="accuracy", **SAY)
 
 
@@ -477,7 +474,7 @@ def test_verdict_bars_refuse_what_is_no_interval():
     for numbers in ((1, 2, 3), (1, 2, 3, None, 5)):
         with pytest.raises(ValueError, match="'S1'.*pass effect, low95, high95, low99, high99"):
             draw({"S1": numbers}, holds=(0, None))
-    with pytest.raises(ValueError, match="one edge or two"):
+    with pytest.raises(ValueError, match=r"holds is \(None, None\): .* one edge or two"):
         draw(ROWS, holds=(None, None))
 
 
@@ -485,23 +482,23 @@ def test_images_come_back_from_the_page_to_the_last_pixel():
     from PIL import Image
 
     images = some_images(5)
-    svg = plots.image_grid(images, columns=3, **SAY).svg()
+    svg = plots.image_grid(images, "abcde", columns=3, **SAY).svg()
     data = re.findall(r"data:image/png;base64,([^\"]+)", svg)
     assert len(data) == 1
     mosaic = np.array(Image.open(io.BytesIO(base64.b64decode(data[0]))))
     for i, image in enumerate(images):
-        top, left = i // 3 * 8 + 2, i % 3 * 6 + 1
+        top, left = i // 3 * 7 + 1, i % 3 * 6 + 1
         np.testing.assert_array_equal(mosaic[top : top + 6, left : left + 4, :3], image)
-    assert mosaic[:2, :, 3].max() == 0  # between the images the page shows through
+    assert mosaic[:1, :, 3].max() == 0  # between the images the page shows through
 
 
 def test_image_grid_names_the_remedy_for_other_arrays():
     images = some_images(3)
     for wrong in (images / 255, images[0], images.transpose(0, 3, 1, 2), images[:0]):
         with pytest.raises(ValueError, match=r"images is .*pass uint8 \(N, H, W, 3\)"):
-            plots.image_grid(wrong, **SAY)
+            plots.image_grid(wrong, "abc", columns=3, **SAY)
     with pytest.raises(ValueError, match="titles has 1 entries for 3 images"):
-        plots.image_grid(images, ["one"], **SAY)
+        plots.image_grid(images, ["one"], columns=3, **SAY)
 
 
 def test_a_matrix_has_a_dot_for_each_share_and_none_where_nothing_was_asked():

@@ -574,7 +574,7 @@ def test_plain_holds_the_difference_from_the_defaults():
         ({"optimizer": "lion"}, "optimizer is 'lion'; known: 'sgd'"),
         ({"schedule": "step"}, "schedule is 'step'; known: constant"),
         ({"preprocess": "zca"}, "preprocess is 'zca'; known: none, centre"),
-        ({"statistics_of": "test"}, "statistics_of is 'test'; use 'train' or 'all'"),
+        ({"statistics_of": "test"}, "statistics_of is 'test'; known: train, all"),
         ({"transform": "sqrt"}, "transform is 'sqrt'; known: tanh"),
         ({"loss": "hinge"}, "loss is 'hinge'; known: cross_entropy"),
         ({"loss": "mse"}, "loss is 'mse', but the task's targets are torch.int64"),
