@@ -401,14 +401,14 @@ def front_matter(page: Path) -> dict:
 
 
 def symptom_table() -> Markdown:
-    """What a reader sees, the likely cause, a two-minute test: from the pages themselves.
+    """What a reader sees, the likely cause, how to tell: from the pages themselves.
 
     Every page lists its own rows under `symptoms:` in its front matter; each links to its page. The
     order is that of the contents.
     """
     toc = CHAPTERS.parent / "_toc.yml"
     contents = toc.read_text(encoding="utf-8") if toc.exists() else ""
-    lines = ["| You see | Likely cause | Two-minute test |", "|---|---|---|"]
+    lines = ["| You see | Likely cause | How to tell |", "|---|---|---|"]
     for page in sorted(records.chapter_pages(), key=lambda page: contents.find(_slug(page))):
         for row in front_matter(page).get("symptoms", []):
             link = f"[{row['see']}]({_slug(page)}.md)"
