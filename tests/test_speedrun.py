@@ -138,6 +138,12 @@ def test_validation_images_judge_where_there_are_some(dataset, monkeypatch):
     assert "test_accuracy" in experiments.run(replace(TINY, epochs=1), 0)["metrics"]
 
 
+def test_only_another_task_than_the_usual_one_is_written_down():
+    usual, other = Recipe().plain(), Recipe(task="images_jpeg50").plain()
+    assert other["speedrun"] == {**usual["speedrun"], "task": "images_jpeg50"}
+    assert "task" not in usual["speedrun"]
+
+
 def test_floats_are_refused(dataset):
     floats = data.Split(torch.rand(4, 3, 32, 32), dataset.train.targets[:4])
     with pytest.raises(ValueError, match="use uint8"):
